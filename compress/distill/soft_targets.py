@@ -1,0 +1,131 @@
+"""Soft targets: the student matches the teacher's softened predictions.
+
+Source: Hinton et al. 2015, section 2. https://arxiv.org/abs/1503.02531
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from compress.annotations import Array, Float, PyTree
+from compress.transform import Transform
+
+Window = tuple[int, int | None]
+_NEVER = 2**31 - 1
+
+
+class SoftTargetsState(NamedTuple):
+    """What distillation remembers.
+
+    Attributes:
+      teacher: The teacher's parameters, never changed.
+    """
+
+    teacher: PyTree
+
+
+def soft_targets(
+    teacher: tuple[Callable[..., Any], PyTree],
+    *,
+    temperature: float = 4.0,
+    soft_weight: float = 0.9,
+    hard_weight: float = 0.1,
+    steps: Window | Sequence[Window] = (0, None),
+) -> Transform:
+    """Adds the divergence from the teacher's predictions to the loss.
+
+    `hard_weight * loss + soft_weight * T**2 * KL(teacher || student)` in the window of
+    steps, the plain loss outside it. The teacher is evaluated in the same jit and only
+    inside the window.
+
+    Args:
+      teacher: `(forward, params)` of any architecture, `forward(params, *inputs)`
+        giving logits for the inputs the student gets.
+      temperature: Divides the logits of both; positive.
+      soft_weight: Of the divergence.
+      hard_weight: Of the task's own loss.
+      steps: From the first to before the second (None: to the end), or several.
+
+    Raises:
+      ValueError: If a setting is out of range.
+    """
+    teacher_forward, teacher_params = teacher
+    windows = _as_windows(steps)
+    _check_settings(temperature, soft_weight, hard_weight, windows)
+
+    def loss(
+        memory: SoftTargetsState, step: Array, loss: Array, inputs: Any, outputs: Any
+    ) -> Array:
+        def distilled() -> Array:
+            logits = teacher_forward(jax.lax.stop_gradient(memory.teacher), *inputs)
+            soft = soft_cross_entropy(
+                outputs, jax.lax.stop_gradient(logits), temperature=temperature
+            )
+            return hard_weight * loss + soft_weight * soft.astype(loss.dtype)
+
+        active = [(step >= begin) & (step < end) for begin, end in windows]
+        return jax.lax.cond(jnp.any(jnp.stack(active)), distilled, lambda: loss)
+
+    return Transform(
+        name="distill.soft_targets",
+        init=lambda params, sites: SoftTargetsState(teacher_params),
+        loss=loss,
+        preserves=frozenset({"mask", "grid"}),
+    )
+
+
+def soft_cross_entropy(
+    student: Float[Array, "*batch classes"],
+    teacher: Float[Array, "*batch classes"],
+    *,
+    temperature: float,
+) -> Float[Array, ""]:
+    """`T**2 * KL(softmax(teacher / T) || softmax(student / T))`, mean over the batch.
+
+    Args:
+      student: Logits.
+      teacher: Logits of the same classes.
+      temperature: Positive.
+
+    Raises:
+      ValueError: If the two do not have the same classes.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"distill.soft_targets: the student gives logits of shape {student.shape}, "
+            f"the teacher {teacher.shape}. Both must have the same classes; select or "
+            "reorder the teacher's outputs in its forward function."
+        )
+    log_student = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    log_teacher = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
+    divergence = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
+    return temperature**2 * jnp.mean(divergence)
+
+
+def _as_windows(steps: Any) -> tuple[tuple[int, int], ...]:
+    several = steps if steps and isinstance(steps[0], (tuple, list)) else (steps,)
+    return tuple((a, _NEVER if b is None else b) for a, b in several)
+
+
+def _check_settings(
+    temperature: float,
+    soft_weight: float,
+    hard_weight: float,
+    windows: Sequence[tuple[int, int]],
+) -> None:
+    if temperature <= 0:
+        raise ValueError(
+            f"distill.soft_targets: temperature={temperature} must be positive."
+        )
+    if min(soft_weight, hard_weight) < 0 or soft_weight + hard_weight == 0:
+        raise ValueError(
+            f"distill.soft_targets: soft_weight={soft_weight} and "
+            f"hard_weight={hard_weight} must not be negative, nor both zero."
+        )
+    for begin, end in windows:
+        if begin < 0 or end <= begin:
+            raise ValueError(
+                f"distill.soft_targets: steps ({begin}, {end}) hold no step."
+            )

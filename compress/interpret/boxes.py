@@ -1,0 +1,160 @@
+"""Values that stand for an array: a quantized tensor on its way to a site.
+
+A box passes through operations that only move elements (transpose, reshape, slice,
+...); any other operation sees the real values it stands for.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import primitives
+
+from compress.annotations import Array, Num
+from compress.interpret.program import Equation, bind
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """`real = qvalue * scale`, both still apart.
+
+    Attributes:
+      qvalue: Integers, carried in int8 or, in training, in a float dtype.
+      scale: Of the same rank; size 1 along axes that share one scale.
+      dtype: What the real values are, for whoever opens the box.
+    """
+
+    qvalue: Num[Array, "..."]
+    scale: Num[Array, "..."]
+    dtype: Any = dataclasses.field(metadata={"static": True}, default=jnp.float32)
+
+    def dequantize(self) -> Num[Array, "..."]:
+        """The real values."""
+        scale = self.scale
+        return (self.qvalue.astype(scale.dtype) * scale).astype(self.dtype)
+
+
+def unbox(value: Any) -> Any:
+    """The array a value stands for."""
+    return value.dequantize() if isinstance(value, Quantized) else value
+
+
+def _same_move(equation: Equation, scale: Array, shape: Any) -> Array:
+    return bind(equation, [scale])[0]
+
+
+def _broadcast_in_dim(equation: Equation, scale: Array, shape: Any) -> Array:
+    sizes = [1] * len(equation.params["shape"])
+    for axis, target in enumerate(equation.params["broadcast_dimensions"]):
+        sizes[target] = scale.shape[axis]
+    return scale.reshape(sizes)
+
+
+def _slice(equation: Equation, scale: Array, shape: Any) -> Array:
+    params = equation.params
+    strides = params["strides"] or (1,) * scale.ndim
+    picks = [
+        slice(None) if size == 1 else slice(start, stop, stride)
+        for size, start, stop, stride in zip(
+            scale.shape, params["start_indices"], params["limit_indices"], strides
+        )
+    ]
+    return scale[tuple(picks)]
+
+
+def reshape_blocks(
+    old: Sequence[int], new: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Splits a reshape into the smallest independent ones, as axes of each side."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = [i] if i < len(old) else [], [j] if j < len(new) else []
+        a = old[i] if left else 1
+        b = new[j] if right else 1
+        i, j = i + len(left), j + len(right)
+        while a != b:
+            if a < b:
+                a, left, i = a * old[i], [*left, i], i + 1
+            else:
+                b, right, j = b * new[j], [*right, j], j + 1
+        blocks.append((left, right))
+    return blocks
+
+
+def _reshape(equation: Equation, scale: Array, shape: Any) -> Array:
+    """Scales shared by a whole block stay shared; mixed blocks are written out."""
+    new = equation.params["new_sizes"]
+    full, sizes = list(scale.shape), [1] * len(new)
+    for left, right in reshape_blocks(shape, new):
+        if any(scale.shape[axis] != 1 for axis in left):
+            for axis in left:
+                full[axis] = shape[axis]
+            for axis in right:
+                sizes[axis] = new[axis]
+    return jnp.broadcast_to(scale, full).reshape(sizes)
+
+
+_MOVES: dict[Any, Callable[[Equation, Array, Any], Array]] = {
+    primitives.transpose_p: _same_move,
+    primitives.rev_p: _same_move,
+    primitives.squeeze_p: _same_move,
+    primitives.reshape_p: _reshape,
+    primitives.broadcast_in_dim_p: _broadcast_in_dim,
+    primitives.slice_p: _slice,
+}
+# Operations that leave every element as and where it is.
+UNCHANGED = (
+    primitives.copy_p,
+    primitives.stop_gradient_p,
+    primitives.name_p,
+    primitives.sharding_constraint_p,
+)
+
+
+def pass_through(equation: Equation, operands: Sequence[Any]) -> Any | None:
+    """The box that comes out of an operation that only moves elements, or None."""
+    box = operands[0] if operands else None
+    if not isinstance(box, Quantized):
+        return _scaled(equation, operands)
+    if equation.primitive in _MOVES and len(operands) == 1:
+        move = _MOVES[equation.primitive]
+        scale = move(equation, box.scale, np.shape(box.qvalue))
+        return Quantized(bind(equation, [box.qvalue])[0], scale, box.dtype)
+    if equation.primitive in UNCHANGED:
+        return box
+    if equation.primitive is primitives.dynamic_slice_p:
+        return _dynamic_slice(equation, box, operands[1:])
+    if equation.primitive is primitives.convert_element_type_p:
+        return dataclasses.replace(box, dtype=equation.params["new_dtype"])
+    return _scaled(equation, operands)
+
+
+def _dynamic_slice(
+    equation: Equation, box: Quantized, starts: Sequence[Any]
+) -> Quantized:
+    sizes = equation.params["slice_sizes"]
+    shared = [size == 1 for size in box.scale.shape]
+    scale = jax.lax.dynamic_slice(
+        box.scale,
+        [jnp.zeros_like(i) if one else i for one, i in zip(shared, starts)],
+        [1 if one else size for one, size in zip(shared, sizes)],
+    )
+    qvalue = bind(equation, [box.qvalue, *starts])[0]
+    return dataclasses.replace(box, qvalue=qvalue, scale=scale)
+
+
+def _scaled(equation: Equation, operands: Sequence[Any]) -> Quantized | None:
+    """A box times a scalar is the same integers with another scale."""
+    if equation.primitive is not primitives.mul_p:
+        return None
+    boxes = [x for x in operands if isinstance(x, Quantized)]
+    factors = [x for x in operands if not isinstance(x, Quantized)]
+    if len(boxes) != 1 or np.size(factors[0]) != 1:
+        return None
+    factor = jnp.reshape(jnp.asarray(factors[0], boxes[0].scale.dtype), ())
+    return dataclasses.replace(boxes[0], scale=boxes[0].scale * factor)

@@ -1,0 +1,238 @@
+"""The primitives that hold programs: the one file that reads their parameters.
+
+Each is told in two ways: `bodies` says how operands reach the inner programs (for
+analysis), and a rule rebuilds it through JAX's public functions (for evaluation).
+scan stacks what it collects and slices what it is given; cond branches collect the
+same things; while refuses to collect.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params, primitives
+
+from compress.interpret.boxes import unbox
+from compress.interpret.program import Equation, open_jaxpr, source_line
+
+FED, CARRIED, SLICED = "fed", "carried", "sliced"
+
+
+class Body(NamedTuple):
+    """One program inside an equation.
+
+    Attributes:
+      jaxpr: The inner jaxpr, open.
+      consts: Its constants.
+      feeds: For each inner input, the operand that feeds it and how: `fed` as it
+        is, `carried` round a loop, or `sliced` along its leading axis.
+      repeats: How often it runs; None if only known when it runs.
+      stacks: Whether what it collects comes out stacked over its repeats.
+      transparent: Whether its results are the equation's results, unchanged.
+    """
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    feeds: tuple[tuple[int, str], ...]
+    repeats: int | None = 1
+    stacks: bool = False
+    transparent: bool = False
+
+
+# recurse(body_index, operands, scope) -> outputs: evaluates one body.
+Recurse = Callable[[int, Sequence[Any], Any], list[Any]]
+
+
+def _feeds(count: int, kind: str = FED, start: int = 0) -> tuple[tuple[int, str], ...]:
+    return tuple((start + index, kind) for index in range(count))
+
+
+def _inline_bodies(equation: Equation) -> list[Body]:
+    inner = next(
+        equation.params[key]
+        for key in ("jaxpr", "call_jaxpr")
+        if key in equation.params
+    )
+    jaxpr, consts = open_jaxpr(inner)
+    return [Body(jaxpr, consts, _feeds(len(equation.invars)), transparent=True)]
+
+
+def _scan_counts(equation: Equation) -> tuple[int, int]:
+    """How many operands of a scan are constants and how many are carried."""
+    params = equation.params
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    # jax 0.11 keeps a tree of (constants, carry, xs) instead of two counts.
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
+
+
+def _scan_bodies(equation: Equation) -> list[Body]:
+    num_consts, num_carry = _scan_counts(equation)
+    jaxpr, consts = open_jaxpr(equation.params["jaxpr"])
+    num_fixed = num_consts + num_carry
+    feeds = (
+        _feeds(num_consts)
+        + _feeds(num_carry, CARRIED, num_consts)
+        + _feeds(len(equation.invars) - num_fixed, SLICED, num_fixed)
+    )
+    length = equation.params["length"]
+    return [Body(jaxpr, consts, feeds, repeats=length, stacks=True)]
+
+
+def _while_bodies(equation: Equation) -> list[Body]:
+    params = equation.params
+    num_test, num_step = params["cond_nconsts"], params["body_nconsts"]
+    first = num_test + num_step
+    carry = _feeds(len(equation.invars) - first, CARRIED, first)
+    parts = (
+        (params["cond_jaxpr"], _feeds(num_test)),
+        (params["body_jaxpr"], _feeds(num_step, FED, num_test)),
+    )
+    return [
+        Body(*open_jaxpr(jaxpr), feeds + carry, repeats=None) for jaxpr, feeds in parts
+    ]
+
+
+def _cond_bodies(equation: Equation) -> list[Body]:
+    feeds = _feeds(len(equation.invars) - 1, FED, 1)
+    return [Body(*open_jaxpr(b), feeds) for b in equation.params["branches"]]
+
+
+def _inline(equation: Equation, operands: Any, scope: Any, recurse: Recurse) -> Any:
+    return recurse(0, operands, scope)
+
+
+def _remat(equation: Equation, operands: Any, scope: Any, recurse: Recurse) -> Any:
+    def body(operands: Any, given: Any) -> Any:
+        inner = scope.child(given)
+        return recurse(0, operands, inner), inner.collected
+
+    params = equation.params
+    rematted = jax.checkpoint(
+        body, prevent_cse=params["prevent_cse"], policy=params["policy"]
+    )
+    outputs, collected = rematted(list(operands), scope.given)
+    scope.collected.update(collected)
+    return outputs
+
+
+def _scan(equation: Equation, operands: Any, scope: Any, recurse: Recurse) -> Any:
+    num_consts, num_carry = _scan_counts(equation)
+    consts = operands[:num_consts]
+    carry = [unbox(x) for x in operands[num_consts : num_consts + num_carry]]
+    stacked = list(operands[num_consts + num_carry :])
+
+    def step(carry: Any, sliced: Any) -> Any:
+        slices, given = sliced
+        inner = scope.child(given)
+        outputs = recurse(0, [*consts, *carry, *slices], inner)
+        outputs = [unbox(x) for x in outputs]
+        return outputs[:num_carry], (outputs[num_carry:], inner.collected)
+
+    params = equation.params
+    carry, (results, collected) = jax.lax.scan(
+        step,
+        carry,
+        (stacked, scope.given_inside()),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    scope.collected.update(collected)
+    return [*carry, *results]
+
+
+def _while(equation: Equation, operands: Any, scope: Any, recurse: Recurse) -> Any:
+    params = equation.params
+    num_test = params["cond_nconsts"]
+    first = num_test + params["body_nconsts"]
+    fixed, carry = operands[:first], [unbox(x) for x in operands[first:]]
+
+    def run(index: int, consts: Any, carry: Any) -> list[Any]:
+        inner = scope.child(scope.given)
+        outputs = recurse(index, [*consts, *carry], inner)
+        for name in inner.collected:
+            raise NotImplementedError(
+                f'observe "{name}": inside a while loop ({source_line(equation)}), '
+                "whose length is unknown. Use scan, dynamic activations, or exclude "
+                "the site."
+            )
+        return [unbox(x) for x in outputs]
+
+    return jax.lax.while_loop(
+        lambda carry: run(0, fixed[:num_test], carry)[0],
+        lambda carry: run(1, fixed[num_test:], carry),
+        carry,
+    )
+
+
+def _cond(equation: Equation, operands: Any, scope: Any, recurse: Recurse) -> Any:
+    index, *operands = operands
+
+    def branch(number: int) -> Callable[[Any], Any]:
+        def run(operands: Any) -> Any:
+            inner = scope.child(scope.given)
+            outputs = recurse(number, operands, inner)
+            return [unbox(x) for x in outputs], inner.collected
+
+        return run
+
+    branches = [branch(n) for n in range(len(equation.params["branches"]))]
+    shapes = [jax.eval_shape(run, operands)[1] for run in branches]
+    everything = {name: shape for each in shapes for name, shape in each.items()}
+
+    def filled(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A branch not taken has seen nothing: zeros, with a count of zero."""
+
+        def run_filled(operands: Any) -> Any:
+            outputs, collected = run(operands)
+            zeros = {
+                name: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
+                for name, shape in everything.items()
+                if name not in collected
+            }
+            return outputs, dict(sorted({**collected, **zeros}.items()))
+
+        return run_filled
+
+    outputs, collected = jax.lax.switch(index, [filled(b) for b in branches], operands)
+    scope.collected.update(collected)
+    return outputs
+
+
+_BODIES = {
+    primitives.jit_p: _inline_bodies,
+    primitives.closed_call_p: _inline_bodies,
+    primitives.remat_p: _inline_bodies,
+    primitives.scan_p: _scan_bodies,
+    primitives.while_p: _while_bodies,
+    primitives.cond_p: _cond_bodies,
+}
+_RULES = {
+    primitives.jit_p: _inline,
+    primitives.closed_call_p: _inline,
+    primitives.remat_p: _remat,
+    primitives.scan_p: _scan,
+    primitives.while_p: _while,
+    primitives.cond_p: _cond,
+}
+# Kept whole, so that the author's gradient survives; sites inside are skipped.
+WHOLE = (primitives.custom_jvp_call_p, primitives.custom_vjp_call_p)
+
+
+def bodies(equation: Equation) -> list[Body]:
+    """The programs inside an equation we can walk into; none for an ordinary one."""
+    find = _BODIES.get(equation.primitive)
+    return find(equation) if find else []
+
+
+def rebuild_rule(equation: Equation) -> Any:
+    """How to evaluate a nested equation; None for an ordinary one."""
+    return _RULES.get(equation.primitive)
+
+
+def inner_jaxprs(equation: Equation) -> list[Any]:
+    """Every jaxpr among an equation's parameters, known primitive or not."""
+    return [open_jaxpr(jaxpr)[0] for jaxpr in jaxprs_in_params(equation.params)]

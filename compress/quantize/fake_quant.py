@@ -1,0 +1,259 @@
+"""Fake quantization: the forward pass computes with the integers that will be served.
+
+Weights get one scale per output channel, activations one per tensor (static, from
+observed ranges) or one per row (dynamic). Source: Jacob et al. 2018, section 3,
+https://arxiv.org/abs/1712.05877. Unlike there, the integers themselves meet in the
+contraction and the scales are multiplied after it, so that training sees exactly what
+the exported integer program computes.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from compress.annotations import Array, PyTree
+from compress.interpret import Quantized, unbox
+from compress.quantize.affine import (
+    absmax_over,
+    absmax_scale,
+    largest_integer,
+    quantize,
+)
+from compress.quantize.observers import (
+    OBSERVERS,
+    Range,
+    empty_range,
+    merge_ranges,
+    observe_range,
+)
+from compress.sites import Site, Sites, flat_paths, matching_sites
+from compress.transform import Transform, Update
+
+WEIGHTS = ("int8",)
+ACTIVATIONS = ("int8", "int8_dynamic", None)
+_BITS = 8
+# Later than any step: what never happens.
+_NEVER = 2**31 - 1
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What was decided from the trace; fixed, part of the structure of the state.
+
+    Attributes:
+      shared_axes: By path of a quantized parameter, the axes that share one scale.
+      sites: Names of the sites whose activations are quantized.
+    """
+
+    shared_axes: tuple[tuple[str, tuple[int, ...]], ...]
+    sites: tuple[str, ...]
+
+
+class FakeQuantState(NamedTuple):
+    """What fake quantization remembers.
+
+    Attributes:
+      ranges: Of the activations, by site name; empty unless they are static.
+      layout: Which parameters and sites are quantized.
+    """
+
+    ranges: dict[str, Range]
+    layout: Layout
+
+
+def fake_quant(
+    *,
+    weights: str = "int8",
+    activations: str | None = "int8",
+    sites: str | Sequence[str] = "**",
+    exclude: str | Sequence[str] = (),
+    steps: tuple[int, int | None] = (0, None),
+    observer: str = "ema",
+    decay: float = 0.99,
+) -> Transform:
+    """Quantizes weights and activations of the sites, with straight-through gradients.
+
+    With the default steps and `calibrate`, this is PTQ; in a train step, QAT.
+    Static ranges are observed from the first step on, also before quantization starts.
+
+    Args:
+      weights: `int8`, symmetric, one scale per output channel (and scanned layer).
+      activations: `int8` per tensor, `int8_dynamic` per row (for a convolution, per
+        image), or None: weights only.
+      sites: Patterns; see `compress.sites.matching_sites`.
+      exclude: Patterns of sites that stay in float, such as the first and last.
+      steps: When quantization starts, and when the ranges are frozen (None: never).
+      observer: `ema` or `absmax`.
+      decay: Of the moving average, per step.
+
+    Raises:
+      ValueError: If a setting is not one of those named.
+    """
+    _check_settings(weights, activations, observer, decay, steps)
+    start, freeze = steps[0], _NEVER if steps[1] is None else steps[1]
+
+    def chosen(all_sites: Sites) -> list[Site]:
+        return matching_sites(all_sites, sites, exclude, user="quantize.fake_quant")
+
+    def init(params: PyTree, all_sites: Sites) -> FakeQuantState:
+        found = chosen(all_sites)
+        static = found if activations == "int8" else []
+        return FakeQuantState(
+            {site.name: empty_range(site.stack) for site in static},
+            _layout(all_sites, found, activations is not None),
+        )
+
+    def parameters(memory: FakeQuantState, params: PyTree, step: Array) -> PyTree:
+        shared = dict(memory.layout.shared_axes)
+        leaves = [
+            quantize_weight(leaf, shared[path], step >= start)
+            if path in shared
+            else leaf
+            for path, leaf in zip(flat_paths(params), jax.tree.leaves(params))
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def given(memory: FakeQuantState) -> dict[str, PyTree]:
+        return {name: memory.ranges.get(name, ()) for name in memory.layout.sites}
+
+    def operands(site: Site, given: Any, step: Array, operands: Sequence[Any]) -> Any:
+        if given is None or site.weight_side is None:
+            return operands, None
+        side = 1 - site.weight_side
+        x = unbox(operands[side])
+        range_ = given if isinstance(given, Range) else None
+        quantized = list(operands)
+        quantized[side] = _quantize_activation(x, site, range_, step >= start)
+        return quantized, None if range_ is None else observe_range(x)
+
+    def merge(known: dict[str, Range], seen: Mapping[str, Range]) -> dict[str, Range]:
+        merged = {
+            name: merge_ranges(known[name], batch, observer=observer, decay=decay)
+            for name, batch in seen.items()
+        }
+        return {**known, **merged}
+
+    def update(memory: FakeQuantState, what: Update) -> FakeQuantState:
+        live = what.step <= freeze
+        merged = merge(memory.ranges, what.observed)
+        ranges = jax.tree.map(
+            lambda new, old: jnp.where(live, new, old), merged, memory.ranges
+        )
+        return memory._replace(ranges=ranges)
+
+    def calibrate(memory: FakeQuantState, observed: Any) -> FakeQuantState:
+        return memory._replace(ranges=merge(memory.ranges, observed))
+
+    def plan(all_sites: Sites) -> dict[str, str]:
+        inputs = {"int8": "int8", "int8_dynamic": "int8 per row", None: "float"}
+        text = f"int8 weights, {inputs[activations]} activations"
+        return {site.name: text for site in chosen(all_sites)}
+
+    return Transform(
+        name="quantize.fake_quant",
+        init=init,
+        parameters=parameters,
+        given=given,
+        operands=operands,
+        update=update,
+        calibrate=calibrate,
+        check=lambda memory, params, seen, step: _check_grid(
+            memory, seen, step >= start
+        ),
+        plan=plan,
+        provides=frozenset({"grid"}),
+        preserves=frozenset({"mask"}),
+    )
+
+
+def quantize_weight(
+    weight: Array, shared_axes: Sequence[int], enabled: Array
+) -> Quantized:
+    """The box that stands for a weight; before quantization starts, with scale 1."""
+    weight = unbox(weight)
+    absmax = absmax_over(jax.lax.stop_gradient(weight), shared_axes)
+    scale = absmax_scale(absmax, bits=_BITS)
+    return _switched(weight, scale, enabled)
+
+
+def _quantize_activation(
+    x: Array, site: Site, known: Range | None, enabled: Array
+) -> Quantized:
+    fixed = jax.lax.stop_gradient(x)
+    if known is None:
+        absmax = absmax_over(fixed, site.activation_contracting)
+    else:
+        # The first batch has no range yet: it is quantized with its own.
+        own = observe_range(fixed).absmax
+        absmax = jnp.where(known.count == 0, own, known.absmax)
+        absmax = absmax.reshape((1,) * x.ndim)
+    return _switched(x, absmax_scale(absmax, bits=_BITS), enabled)
+
+
+def _switched(x: Array, scale: Array, enabled: Array) -> Quantized:
+    """One contraction serves both before and after quantization starts."""
+    qvalue = quantize(x, scale, bits=_BITS)
+    qvalue = jnp.where(enabled, qvalue, x.astype(jnp.float32))
+    return Quantized(qvalue, jnp.where(enabled, scale, jnp.ones_like(scale)), x.dtype)
+
+
+def _layout(all_sites: Sites, found: Sequence[Site], activations: bool) -> Layout:
+    """Channels of a weight are the axes that none of its sites sums over."""
+    readers = all_sites.by_path()
+    shared_axes = {}
+    for path in sorted({str(site.path) for site in found}):
+        summed = {axis for site in readers[path] for axis in site.contracting}
+        shared_axes[path] = tuple(sorted(summed))
+    names = tuple(site.name for site in found) if activations else ()
+    return Layout(tuple(shared_axes.items()), names)
+
+
+def _check_grid(memory: FakeQuantState, seen: PyTree, enabled: bool) -> list[str]:
+    """Every quantized parameter lies on its grid."""
+    if not enabled:
+        return []
+    leaves = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
+    quantized = {path for path, _ in memory.layout.shared_axes}
+    problems = []
+    for path, leaf in zip(_box_paths(seen), leaves, strict=True):
+        if path in quantized:
+            q = np.asarray(leaf.qvalue)
+            if (q != np.round(q)).any() or np.abs(q).max() > largest_integer(_BITS):
+                problems.append(
+                    f'quantize.fake_quant "{path}": off the integer grid. A transform '
+                    "after it changed the weight; put that one first."
+                )
+    return problems
+
+
+def _box_paths(seen: PyTree) -> list[str]:
+    closed = jax.tree.map(lambda x: 0, seen, is_leaf=lambda x: isinstance(x, Quantized))
+    return flat_paths(closed)
+
+
+def _check_settings(
+    weights: str,
+    activations: str | None,
+    observer: str,
+    decay: float,
+    steps: tuple[int, int | None],
+) -> None:
+    for name, value, allowed in (
+        ("weights", weights, WEIGHTS),
+        ("activations", activations, ACTIVATIONS),
+        ("observer", observer, OBSERVERS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"fake_quant: {name}={value!r} must be one of {allowed}.")
+    if not 0.0 < decay < 1.0:
+        raise ValueError(f"fake_quant: decay={decay} must be between 0 and 1.")
+    if steps[0] < 0 or (steps[1] is not None and steps[1] < steps[0]):
+        raise ValueError(
+            f"fake_quant: steps={steps} must be (start, freeze) with 0 <= start <= "
+            "freeze, or freeze=None to keep observing."
+        )

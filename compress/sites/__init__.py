@@ -1,0 +1,9 @@
+"""Where a model can be compressed: its sites, their names, and rules that pick them."""
+
+from compress.sites.find import find_sites as find_sites
+from compress.sites.find import find_sites_in as find_sites_in
+from compress.sites.find import flat_paths as flat_paths
+from compress.sites.find import parameter_paths as parameter_paths
+from compress.sites.patterns import matching_sites as matching_sites
+from compress.sites.site import Site as Site
+from compress.sites.site import Sites as Sites

@@ -1,0 +1,119 @@
+"""Applies a transform to a function: the compressed function is a function."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from compress.annotations import PyTree
+from compress.interpret import Program, Quantized, contract, evaluate, trace
+from compress.interpret.contract import Product, float_product
+from compress.sites import Sites, find_sites, find_sites_in
+from compress.sites import flat_paths
+from compress.transform.chain import parameters as seen_parameters
+from compress.transform.interface import State, Transform
+
+
+def init(
+    forward: Callable[..., Any], transform: Transform, params: PyTree, *inputs: Any
+) -> State:
+    """The state of `transform` before the first step.
+
+    Args:
+      forward: Any JAX function of parameters and inputs.
+      transform: What to apply.
+      params: Its parameters.
+      *inputs: Example inputs; only shapes and dtypes matter.
+
+    Raises:
+      ValueError: If a rule matches no site, or a parameter holds NaN or infinity.
+    """
+    _check_finite(params)
+    sites = find_sites(forward, params, *inputs)
+    return State(jnp.zeros((), jnp.int32), transform.init(params, sites))
+
+
+def apply(forward: Callable[..., Any], transform: Transform) -> Callable[..., Any]:
+    """`forward`, compressed: a pure function `(params, state, *inputs) -> outputs`."""
+    observing = observe(forward, transform)
+
+    def compressed(params: PyTree, state: State, *inputs: Any) -> Any:
+        return observing(params, state, *inputs)[0]
+
+    return compressed
+
+
+def observe(forward: Callable[..., Any], transform: Transform) -> Callable[..., Any]:
+    """Like `apply`, and returns what the transform observed at each site, too.
+
+    Returns:
+      `(params, state, *inputs) -> (outputs, observed)`; `observed` is for `update`.
+    """
+
+    def compressed(params: PyTree, state: State, *inputs: Any) -> Any:
+        program = trace(forward, params, *inputs)
+        sites = find_sites_in(program, params)
+        seen = seen_parameters(transform, params, state)
+        given = transform.given(state.memory) if transform.given else {}
+        return run_compressed(program, transform, sites, seen, given, state, inputs)
+
+    return compressed
+
+
+def run_compressed(
+    program: Program,
+    transform: Transform,
+    sites: Sites,
+    seen: PyTree,
+    given: Mapping[str, Any],
+    state: State,
+    inputs: Any,
+    product: Product = float_product,
+) -> tuple[Any, dict[str, Any]]:
+    """Evaluates a traced program as `transform` wants it.
+
+    Args:
+      program: Traced as `forward(params, *inputs)`.
+      transform: Decides the operands at each site.
+      sites: Of the program.
+      seen: The parameters as the program shall see them; leaves may be `Quantized`.
+      given: What the transform is given at each site.
+      state: Of the transform; only the step is read.
+      inputs: Of the program.
+      product: How the integers of a site are multiplied.
+
+    Returns:
+      The outputs, and what was observed at each site.
+    """
+    by_name = {site.name: site for site in sites.weighted}
+
+    def handler(name: str, equation: Any, operands: Any, given: Any) -> Any:
+        observed = None
+        if transform.operands is not None:
+            operands, observed = transform.operands(
+                by_name[name], given, state.step, operands
+            )
+        return [contract(equation, operands, product)], observed
+
+    leaves = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
+    outputs, observed = evaluate(
+        program,
+        [*leaves, *jax.tree.leaves(inputs)],
+        names={site.location: site.name for site in sites.weighted},
+        handler=handler,
+        given={name: value for name, value in given.items() if name in by_name},
+    )
+    return jax.tree.unflatten(program.out_tree, outputs), observed
+
+
+def _check_finite(params: PyTree) -> None:
+    for path, leaf in zip(flat_paths(params), jax.tree.leaves(params), strict=True):
+        concrete = not isinstance(leaf, (jax.core.Tracer, jax.ShapeDtypeStruct))
+        if concrete and jnp.issubdtype(leaf.dtype, jnp.floating):
+            if not bool(jnp.isfinite(leaf).all()):
+                raise ValueError(
+                    f'parameter "{path}" holds NaN or infinity. Restore it from a '
+                    "checkpoint before it went wrong, or train with a lower learning "
+                    "rate."
+                )

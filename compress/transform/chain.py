@@ -1,0 +1,178 @@
+"""Techniques in order: a chain of transforms is a transform."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from compress.annotations import Array, PyTree
+from compress.sites import Site, Sites
+from compress.transform.interface import State, Transform, Update
+
+
+class ContractError(ValueError):
+    """A transform broke what another one relies on."""
+
+
+def chain(*transforms: Transform) -> Transform:
+    """Applies transforms in order, the first one first.
+
+    Source: the composition of optax, with more moments at which to act.
+
+    Raises:
+      ValueError: If a transform would destroy what an earlier one provides.
+    """
+    _check_order(transforms)
+    links = tuple(enumerate(transforms))
+
+    def init(params: PyTree, sites: Sites) -> tuple[PyTree, ...]:
+        return tuple(t.init(params, sites) for t in transforms)
+
+    def parameters(memory: Any, params: PyTree, step: Array) -> PyTree:
+        for i, t in links:
+            params = t.parameters(memory[i], params, step) if t.parameters else params
+        return params
+
+    def given(memory: Any) -> dict[str, dict[str, PyTree]]:
+        by_site: dict[str, dict[str, PyTree]] = {}
+        for i, t in links:
+            for name, value in (t.given(memory[i]) if t.given else {}).items():
+                by_site.setdefault(name, {})[str(i)] = value
+        return by_site
+
+    def operands(site: Site, given: Any, step: Array, operands: Sequence[Any]) -> Any:
+        observed = {}
+        for i, t in links:
+            if t.operands:
+                mine = (given or {}).get(str(i))
+                operands, seen = t.operands(site, mine, step, operands)
+                if seen is not None:
+                    observed[str(i)] = seen
+        return operands, observed or None
+
+    def loss(memory: Any, step: Array, loss: Array, inputs: Any, outputs: Any) -> Array:
+        for i, t in links:
+            loss = t.loss(memory[i], step, loss, inputs, outputs) if t.loss else loss
+        return loss
+
+    def update(memory: Any, what: Update) -> tuple[PyTree, ...]:
+        return tuple(
+            t.update(memory[i], what._replace(observed=_link(what.observed, i)))
+            if t.update
+            else memory[i]
+            for i, t in links
+        )
+
+    def calibrate(memory: Any, observed: Mapping[str, PyTree]) -> tuple[PyTree, ...]:
+        return tuple(
+            t.calibrate(memory[i], _link(observed, i)) if t.calibrate else memory[i]
+            for i, t in links
+        )
+
+    def metrics(memory: Any, step: Array) -> dict[str, Array]:
+        parts = [t.metrics(memory[i], step) for i, t in links if t.metrics]
+        return {name: value for part in parts for name, value in part.items()}
+
+    def check(memory: Any, params: PyTree, seen: PyTree, step: Any) -> list[str]:
+        parts = [t.check(memory[i], params, seen, step) for i, t in links if t.check]
+        return [problem for part in parts for problem in part]
+
+    return Transform(
+        name=f"chain({', '.join(t.name for t in transforms)})",
+        init=init,
+        parameters=parameters,
+        given=given,
+        operands=operands,
+        loss=loss,
+        update=update,
+        calibrate=calibrate,
+        metrics=metrics,
+        check=check,
+        plan=lambda sites: _join_plans(transforms, sites),
+        provides=frozenset[str]().union(*(t.provides for t in transforms)),
+        preserves=_preserved_by_all(transforms),
+    )
+
+
+def _link(observed: Mapping[str, PyTree], index: int) -> dict[str, PyTree]:
+    """What one link of the chain observed."""
+    key = str(index)
+    return {name: seen[key] for name, seen in observed.items() if key in seen}
+
+
+def _preserved_by_all(transforms: Sequence[Transform]) -> frozenset[str]:
+    everything = frozenset({"mask", "grid"})
+    return everything.intersection(*(t.preserves for t in transforms))
+
+
+def _check_order(transforms: Sequence[Transform]) -> None:
+    for later, second in enumerate(transforms):
+        for first in transforms[:later]:
+            for broken in sorted(first.provides - second.preserves):
+                raise ValueError(
+                    f"chain: {second.name} after {first.name} would destroy its "
+                    f"{broken}. Put {second.name} first"
+                    + (", or use one of them." if first.name == second.name else ".")
+                )
+
+
+def _join_plans(transforms: Sequence[Transform], sites: Sites) -> dict[str, str]:
+    plans: dict[str, list[str]] = {}
+    for transform in transforms:
+        for name, plan in (transform.plan(sites) if transform.plan else {}).items():
+            plans.setdefault(name, []).append(plan)
+    return {name: "; ".join(parts) for name, parts in plans.items()}
+
+
+def parameters(transform: Transform, params: PyTree, state: State) -> PyTree:
+    """The parameters as the forward pass sees them: masked, quantized."""
+    if transform.parameters is None:
+        return params
+    return transform.parameters(state.memory, params, state.step)
+
+
+def loss(
+    transform: Transform, state: State, loss: Array, inputs: Any, outputs: Any
+) -> Array:
+    """The loss to train on, from the task's own `loss` on these inputs and outputs."""
+    if transform.loss is None:
+        return loss
+    return transform.loss(state.memory, state.step, loss, inputs, outputs)
+
+
+def update(
+    transform: Transform,
+    state: State,
+    params: PyTree,
+    grads: PyTree = None,
+    observed: Mapping[str, PyTree] | None = None,
+) -> State:
+    """The state after an optimizer step that gave `params`."""
+    step = state.step + 1
+    if transform.update is None:
+        return State(step, state.memory)
+    memory = transform.update(
+        state.memory, Update(step, params, grads, dict(observed or {}))
+    )
+    return State(step, memory)
+
+
+def metrics(transform: Transform, state: State) -> dict[str, Array]:
+    """Scalars worth logging, such as the sparsity reached."""
+    if transform.metrics is None:
+        return {}
+    return dict(transform.metrics(state.memory, state.step))
+
+
+def check(transform: Transform, params: PyTree, state: State) -> None:
+    """Asserts every contract of the chain on concrete parameters.
+
+    Raises:
+      ContractError: With every breach found.
+    """
+    if transform.check is None:
+        return
+    seen = jax.jit(lambda p, s: parameters(transform, p, s))(params, state)
+    problems = transform.check(state.memory, params, seen, int(state.step))
+    if problems:
+        raise ContractError("\n".join(problems))

@@ -1,0 +1,71 @@
+"""What a technique is: pure functions, each optional, around a pytree of state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from compress.annotations import Array, Int, PyTree
+from compress.sites import Site, Sites
+
+
+class State(NamedTuple):
+    """What a transform remembers.
+
+    Attributes:
+      step: Updates done so far; everything that varies with time is a function of it.
+      memory: The transform's own state, whatever its `init` returned.
+    """
+
+    step: Int[Array, ""]
+    memory: PyTree
+
+
+class Update(NamedTuple):
+    """What a transform may look at after an optimizer step.
+
+    Attributes:
+      step: Updates done, this one included.
+      params: After the optimizer's update.
+      grads: Of the loss, like the parameters; None when there are none.
+      observed: What `operands` observed, by site name.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    grads: PyTree
+    observed: Mapping[str, PyTree]
+
+
+class Transform(NamedTuple):
+    """A compression technique, as the moments at which it acts.
+
+    Attributes:
+      name: For messages, `prune.magnitude`.
+      init: `(params, sites) -> memory`.
+      parameters: `(memory, params, step) -> params` as the forward pass sees them.
+      given: `(memory) -> {site name: pytree}`, what `operands` gets at each site; for
+        a site inside scans with one leading axis per scan.
+      operands: `(site, given, step, operands) -> (operands, observed)`.
+      loss: `(memory, step, loss, inputs, outputs) -> loss`.
+      update: `(memory, Update) -> memory`, after every optimizer step.
+      calibrate: `(memory, observed) -> memory`, for one batch of calibration data.
+      metrics: `(memory, step) -> {name: scalar}`.
+      check: `(memory, params, seen, step) -> problems`: breaches of its contract,
+        given concrete arrays; `seen` is what the forward pass sees.
+      plan: `(sites) -> {site name: what will happen there}`.
+      provides: Properties of the parameters it establishes: `mask`, `grid`.
+      preserves: Properties established before it that it leaves intact.
+    """
+
+    name: str
+    init: Callable[[PyTree, Sites], PyTree]
+    parameters: Callable[[PyTree, PyTree, Array], PyTree] | None = None
+    given: Callable[[PyTree], Mapping[str, PyTree]] | None = None
+    operands: Callable[[Site, Any, Array, Sequence[Any]], tuple[Any, Any]] | None = None
+    loss: Callable[[PyTree, Array, Array, Any, Any], Array] | None = None
+    update: Callable[[PyTree, Update], PyTree] | None = None
+    calibrate: Callable[[PyTree, Mapping[str, PyTree]], PyTree] | None = None
+    metrics: Callable[[PyTree, Array], Mapping[str, Array]] | None = None
+    check: Callable[[PyTree, PyTree, PyTree, Any], list[str]] | None = None
+    plan: Callable[[Sites], Mapping[str, str]] | None = None
+    provides: frozenset[str] = frozenset()
+    preserves: frozenset[str] = frozenset()
