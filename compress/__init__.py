@@ -3,6 +3,13 @@
 from compress import distill as distill
 from compress import prune as prune
 from compress import quantize as quantize
+from compress.adapters import Model as Model
+from compress.adapters import from_linen as from_linen
+from compress.adapters import from_nnx as from_nnx
+from compress.export import Artifact as Artifact
+from compress.export import ArtifactError as ArtifactError
+from compress.export import export as export
+from compress.export import load as load
 from compress.sites import Site as Site
 from compress.sites import Sites as Sites
 from compress.sites import find_sites as find_sites

@@ -2,7 +2,10 @@
 
 from compress.interpret.boxes import Quantized as Quantized
 from compress.interpret.boxes import unbox as unbox
+from compress.interpret.contract import Product as Product
 from compress.interpret.contract import contract as contract
+from compress.interpret.contract import float_product as float_product
+from compress.interpret.contract import multiply as multiply
 from compress.interpret.contract import scale_of_output as scale_of_output
 from compress.interpret.evaluate import Scope as Scope
 from compress.interpret.evaluate import evaluate as evaluate

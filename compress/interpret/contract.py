@@ -17,14 +17,19 @@ from compress.annotations import Array, Num
 from compress.interpret.boxes import Quantized
 from compress.interpret.program import Equation
 
-# product(equation, lhs, rhs, dtype) -> lhs . rhs, accumulated in dtype
-Product = Callable[[Equation, Array, Array, Any], Array]
+# product(equation, lhs, rhs) -> the exact contraction of two integer operands
+Product = Callable[[Equation, Array, Array], Array]
 
 
-def float_product(equation: Equation, lhs: Array, rhs: Array, dtype: Any) -> Array:
-    """The contraction on integers carried in floating point."""
+def multiply(equation: Equation, lhs: Array, rhs: Array, dtype: Any) -> Array:
+    """The contraction of two arrays, accumulated in `dtype`."""
     params = {**equation.params, "preferred_element_type": jnp.dtype(dtype)}
     return equation.primitive.bind(lhs, rhs, **params)
+
+
+def float_product(equation: Equation, lhs: Array, rhs: Array) -> Array:
+    """The contraction of integers carried in floating point."""
+    return multiply(equation, lhs, rhs, jnp.float32)
 
 
 def contract(
@@ -41,7 +46,10 @@ def contract(
     if not any(isinstance(x, Quantized) for x in operands):
         return equation.primitive.bind(*operands, **equation.params)
     lhs, rhs = (_carried(x, operands) for x in operands)
-    total = product(equation, lhs, rhs, jnp.float32)
+    if all(isinstance(x, Quantized) for x in operands):
+        total = product(equation, lhs, rhs)
+    else:
+        total = float_product(equation, lhs, rhs)
     rank = total.ndim
     factor = jnp.ones((1,) * rank, jnp.float32)
     for side, operand in enumerate(operands):

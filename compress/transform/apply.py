@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from compress.annotations import PyTree
-from compress.interpret import Program, Quantized, contract, evaluate, trace
-from compress.interpret.contract import Product, float_product
-from compress.sites import Sites, find_sites, find_sites_in
-from compress.sites import flat_paths
+from compress.interpret import (
+    Product,
+    Program,
+    Quantized,
+    contract,
+    evaluate,
+    float_product,
+    trace,
+)
+from compress.sites import Sites, find_sites, find_sites_in, flat_paths
 from compress.transform.chain import parameters as seen_parameters
 from compress.transform.interface import State, Transform
 
@@ -110,10 +116,9 @@ def run_compressed(
 def _check_finite(params: PyTree) -> None:
     for path, leaf in zip(flat_paths(params), jax.tree.leaves(params), strict=True):
         concrete = not isinstance(leaf, (jax.core.Tracer, jax.ShapeDtypeStruct))
-        if concrete and jnp.issubdtype(leaf.dtype, jnp.floating):
-            if not bool(jnp.isfinite(leaf).all()):
-                raise ValueError(
-                    f'parameter "{path}" holds NaN or infinity. Restore it from a '
-                    "checkpoint before it went wrong, or train with a lower learning "
-                    "rate."
-                )
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if concrete and floating and not bool(jnp.isfinite(leaf).all()):
+            raise ValueError(
+                f'parameter "{path}" holds NaN or infinity. Restore it from a '
+                "checkpoint before it went wrong, or train with a lower learning rate."
+            )

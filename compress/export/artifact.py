@@ -1,0 +1,143 @@
+"""Loads an artifact: needs jax, flatbuffers and safetensors, and no model source."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from compress.export.manifest import (
+    ArtifactError,
+    check_files,
+    member,
+    read_manifest,
+)
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact; call it with a batch of inputs.
+
+    Attributes:
+      path: Its directory.
+      manifest: What it says of itself.
+      weights: By name, as shipped.
+    """
+
+    path: pathlib.Path
+    manifest: Mapping[str, Any]
+    weights: Mapping[str, np.ndarray]
+    _programs: Mapping[str, jax.export.Exported] = dataclasses.field(repr=False)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The outputs for a batch of any size.
+
+        Raises:
+          ArtifactError: If an input has another dtype or shape than was exported.
+        """
+        arrays = [np.asarray(x) if isinstance(x, (list, float)) else x for x in inputs]
+        self._check_inputs(arrays)
+        return self._compiled(self._program_for(arrays))(*arrays)
+
+    def function(self, batch: int) -> Callable[..., Any]:
+        """The jitted function for one batch size, without the checks of a call."""
+        return self._compiled(self._program_name(batch))
+
+    @functools.cache  # noqa: B019 - an artifact lives as long as its programs
+    def _compiled(self, name: str) -> Callable[..., Any]:
+        program, weights = self._programs[name], dict(self.weights)
+        # Closed over, the weights are constants, which XLA lays out while compiling.
+        return jax.jit(lambda *inputs: program.call(weights, *inputs))
+
+    def _program_name(self, batch: int) -> str:
+        static = self.manifest["programs"]["static"]
+        return "static" if batch == static["batch"] else "symbolic"
+
+    def _program_for(self, arrays: Any) -> str:
+        return self._program_name(arrays[0].shape[0])
+
+    def _check_inputs(self, arrays: Any) -> None:
+        expected = self.manifest["inputs"]
+        if len(arrays) != len(expected):
+            raise ArtifactError(
+                f"{self.path}: takes {len(expected)} inputs, got {len(arrays)}."
+            )
+        for index, (array, spec) in enumerate(zip(arrays, expected, strict=True)):
+            shape = tuple(getattr(array, "shape", ()))
+            dtype = str(getattr(array, "dtype", type(array).__name__))
+            wanted = tuple(spec["shape"][1:])
+            if len(shape) != len(wanted) + 1 or shape[1:] != wanted or shape[0] == 0:
+                raise ArtifactError(
+                    f"{self.path}: input {index} has shape {shape}; expected "
+                    f"(batch, {', '.join(map(str, wanted))}) with batch at least 1."
+                )
+            if dtype != spec["dtype"]:
+                raise ArtifactError(
+                    f"{self.path}: input {index} is {dtype}; expected {spec['dtype']}. "
+                    f"Convert it with .astype({spec['dtype']!r})."
+                )
+        sizes = {array.shape[0] for array in arrays}
+        if len(sizes) > 1:
+            raise ArtifactError(
+                f"{self.path}: inputs of different batch sizes {sizes}."
+            )
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def load(path: str | pathlib.Path) -> Artifact:
+    """Loads an artifact after checking every byte of it.
+
+    Args:
+      path: The directory `compress.export` wrote.
+
+    Returns:
+      A callable: inputs with a leading batch axis of any size to outputs.
+
+    Raises:
+      ArtifactError: If a file is missing or changed, the artifact is of a later
+        version, or it was not exported for this platform.
+    """
+    directory = pathlib.Path(path)
+    manifest = read_manifest(directory)
+    _check_platform(directory, manifest)
+    check_files(directory, manifest)
+    try:
+        weights = load_file(member(directory, WEIGHTS))
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{directory / WEIGHTS}: {error}.") from None
+    programs = {
+        name: _read_program(member(directory, entry["file"]))
+        for name, entry in manifest["programs"].items()
+    }
+    return Artifact(directory, manifest, weights, programs)
+
+
+def _check_platform(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    backend = jax.default_backend()
+    here = "cuda" if backend == "gpu" else backend
+    if here not in manifest["platforms"]:
+        raise ArtifactError(
+            f"{directory}: exported for {', '.join(manifest['platforms'])}, but JAX "
+            f"runs on {here} here. Export again with platforms=[..., {here!r}]."
+        )
+
+
+def _read_program(path: pathlib.Path) -> jax.export.Exported:
+    try:
+        return jax.export.deserialize(bytearray(path.read_bytes()))
+    except Exception as error:  # whatever the deserializer meets, one kind of error
+        raise ArtifactError(
+            f"{path}: jax {jax.__version__} cannot read this program "
+            f"({type(error).__name__}: {str(error)[:200]}). Export it again from the "
+            "checkpoint with this version of jax."
+        ) from error

@@ -1,0 +1,188 @@
+"""Exports a compressed model to a directory, and proves it equal to what was trained."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+import compress.export.artifact as artifacts
+from compress.annotations import PyTree
+from compress.export.manifest import ArtifactError, write_manifest
+from compress.export.pack import Packed, pack, site_schemes
+from compress.export.program import (
+    PLATFORMS,
+    export_program,
+    serving_function,
+    with_batch,
+)
+from compress.export.verify import check_ranges, verify
+from compress.sites import find_sites
+from compress.transform import State, Transform, apply, chain, check, init
+
+# evaluate(predict) -> figures for the manifest; predict(*inputs) is the artifact.
+Evaluate = Callable[[Callable[..., Any]], dict[str, Any]]
+
+
+def export(
+    path: str | pathlib.Path,
+    forward: Callable[..., Any],
+    params: PyTree,
+    transform: Transform | None = None,
+    state: State | None = None,
+    *,
+    batches: Sequence[Any],
+    platforms: Sequence[str] = PLATFORMS,
+    static_batch: int = 1,
+    tolerance: float = 1e-3,
+    evaluate: Evaluate | None = None,
+    metadata: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> artifacts.Artifact:
+    """Writes an artifact and returns it, loaded again from disk.
+
+    The artifact is compared with the trained forward on `batches` before it gets its
+    name; on a difference nothing is left behind.
+
+    Args:
+      path: The directory to make.
+      forward: `(params, *inputs) -> outputs`, each input an array with a leading batch
+        axis.
+      params: The trained parameters.
+      transform: What they were trained with; None exports in float.
+      state: Of the transform.
+      batches: Calibration data, one array or a tuple of arrays each.
+      platforms: Of `cpu`, `cuda`, `tpu`.
+      static_batch: The batch size with a program of its own, besides the free one.
+      tolerance: Largest difference allowed between artifact and trained forward,
+        relative to the largest output.
+      evaluate: Computes figures with the artifact, for the manifest.
+      metadata: Anything JSON holds, for the manifest.
+      overwrite: Whether an artifact already at `path` may be replaced.
+
+    Raises:
+      ArtifactError: If the artifact does not reproduce the trained forward, a range
+        was never calibrated, or `path` exists or cannot be written.
+    """
+    if (transform is None) != (state is None):
+        raise TypeError("export: give both transform and state, or neither.")
+    final = pathlib.Path(path).absolute()
+    batches = [b if isinstance(b, tuple) else (b,) for b in batches]
+    _check_arguments(final, batches, platforms, overwrite)
+    if transform is None or state is None:
+        transform = chain()
+        state = init(forward, transform, params, *batches[0])
+    check(transform, params, state)
+    check_ranges(transform, state)
+    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        content = _write(
+            partial, forward, transform, params, state, batches, platforms, static_batch
+        )
+        write_manifest(partial, content)
+        loaded = artifacts.load(partial)
+        trained = jax.jit(apply(forward, transform))
+        content["verification"] = verify(
+            loaded, lambda *x: trained(params, state, *x), batches, tolerance=tolerance
+        )
+        content["figures"] = evaluate(loaded) if evaluate else {}
+        content["metadata"] = metadata or {}
+        write_manifest(partial, content)
+        _rename(partial, final)
+    except OSError as error:
+        raise ArtifactError(
+            f"{final}: cannot be written ({error.strerror})."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return artifacts.load(final)
+
+
+def _check_arguments(
+    final: pathlib.Path, batches: Any, platforms: Sequence[str], overwrite: bool
+) -> None:
+    if not batches:
+        raise ArtifactError(
+            "export: batches is empty. Give some training data to compare the artifact "
+            "with the trained forward on."
+        )
+    unknown = sorted(set(platforms) - set(PLATFORMS))
+    if unknown or not platforms:
+        raise ArtifactError(f"export: platforms={platforms} must be of {PLATFORMS}.")
+    if final.exists() and not overwrite:
+        raise ArtifactError(
+            f"{final}: exists. Choose another path, or pass overwrite=True."
+        )
+    for index, x in enumerate(batches[0]):
+        if not hasattr(x, "shape") or np.ndim(x) < 1:
+            raise ArtifactError(
+                f"export: input {index} is {type(x).__name__}, not an array with a "
+                "leading batch axis. Wrap forward in a function of such arrays."
+            )
+
+
+def _write(
+    directory: pathlib.Path,
+    forward: Callable[..., Any],
+    transform: Transform,
+    params: PyTree,
+    state: State,
+    batches: Sequence[tuple[Any, ...]],
+    platforms: Sequence[str],
+    static_batch: int,
+) -> dict[str, Any]:
+    """Writes weights and programs; returns what the manifest says of them."""
+    packed = pack(transform, params, state)
+    save_file(packed.weights, directory / artifacts.WEIGHTS)
+    serve = serving_function(forward, transform, packed, params, state)
+    programs, outputs = {}, []
+    for name, batch in (("static", static_batch), ("symbolic", "batch")):
+        inputs = with_batch(batches[0], batch)
+        exported = export_program(serve, packed, inputs, platforms)
+        file = f"program_{name}.stablehlo"
+        (directory / file).write_bytes(exported.serialize())
+        programs[name] = {"file": file, "batch": batch}
+        outputs = [_spec(aval) for aval in exported.out_avals]
+    sites = find_sites(forward, params, *with_batch(batches[0], 1))
+    given = dict(transform.given(state.memory)) if transform.given else {}
+    return {
+        "jax_version": jax.__version__,
+        "transform": transform.name,
+        "step": int(state.step),
+        "platforms": list(platforms),
+        "programs": programs,
+        "inputs": [_spec(x) for x in with_batch(batches[0], "batch")],
+        "outputs": outputs,
+        "sites": site_schemes(sites, packed, given),
+        "sizes": _sizes(packed),
+    }
+
+
+def _spec(x: Any) -> dict[str, Any]:
+    shape = [size if isinstance(size, int) else str(size) for size in x.shape]
+    return {"shape": shape, "dtype": str(x.dtype)}
+
+
+def _sizes(packed: Packed) -> dict[str, int]:
+    """Bytes of the weights as shipped, and as the float32 parameters they were."""
+    arrays = packed.weights
+    return {
+        "weights": sum(array.nbytes for array in arrays.values()),
+        "float32": sum(4 * arrays[path].size for path in packed.paths),
+        "parameters": sum(int(arrays[path].size) for path in packed.paths),
+    }
+
+
+def _rename(partial: pathlib.Path, final: pathlib.Path) -> None:
+    if final.exists():
+        old = final.with_name(f".{final.name}.replaced-{os.getpid()}")
+        final.rename(old)
+        partial.rename(final)
+        shutil.rmtree(old)
+    else:
+        partial.rename(final)
