@@ -1,0 +1,25 @@
+"""Which configs give the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from compress.config.models import Config
+
+# What a run is called, which runs there are, and how often they speak and save.
+_WITHOUT_EFFECT = {
+    "name",
+    "compare",
+    "seeds",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+}
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256, in hex, of everything in a config that changes a run's numbers."""
+    values = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,330 @@
+"""The schema of a run: strict, frozen models.
+
+A model checks one value at a time; what two values must agree on is in `checks`.
+Use `parse_config` or `load_config`, which run both and say where a problem is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Technique = Literal["prune", "quantize", "distill", "ptq"]
+Platform = Literal["cpu", "cuda", "tpu"]
+
+_DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+
+_T = TypeVar("_T")
+
+
+def _as_tuple(value: Any) -> Any:
+    # Strict pydantic takes no list for a tuple, and a file holds only lists.
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_patterns(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+def _as_learning_rate(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"schedule": "constant", "peak": value}
+    if isinstance(value, (dict, LearningRate)):
+        return value
+    raise ValueError("write a number above 0, or a mapping with schedule and peak")
+
+
+def _as_scalar(value: Any) -> Any:
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if finite and (value is None or isinstance(value, (str, int, float))):
+        return value
+    raise ValueError("write text, a finite number, true, false or null")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
+
+
+class LearningRate(_Model):
+    """A learning rate over the steps of one stage; a plain number is `constant`."""
+
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        description="Shape from the peak to the end of the stage."
+    )
+    peak: float = Field(gt=0, description="Highest value, reached after the warmup.")
+    end: float = Field(
+        default=0.0, ge=0, description="Value at the last step of cosine and linear."
+    )
+    warmup: int = Field(
+        default=0, ge=0, description="Steps of linear growth from 0 to the peak."
+    )
+
+
+Name = Annotated[str, Field(min_length=1)]
+Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_as_scalar)]
+Many = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
+Patterns = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(_as_patterns, json_schema_input_type=Name | list[Name]),
+]
+Rate = Annotated[
+    LearningRate,
+    BeforeValidator(
+        _as_learning_rate,
+        json_schema_input_type=Annotated[float, Field(gt=0)] | LearningRate,
+    ),
+]
+
+
+class Optimizer(_Model):
+    """The optimizer of the student and of the teacher."""
+
+    name: Literal["adam", "adamw", "sgd"] = Field(
+        default="adam", description="Which optax optimizer."
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Decoupled weight decay."
+    )
+    momentum: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="Momentum of sgd; first-moment decay of adam.",
+    )
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest global gradient norm; null does not clip.",
+    )
+
+
+class Teacher(_Model):
+    """The model that distillation learns from, trained before the first stage."""
+
+    model: Mapping[str, Scalar] = Field(
+        description="Keyword arguments for the task's model."
+    )
+    steps: int = Field(ge=1, description="Training steps of the teacher.")
+    learning_rate: Rate = Field(
+        description="A number, or a schedule over the teacher's steps."
+    )
+
+
+class _Sites(_Model):
+    sites: Patterns = Field(
+        default=("**",),
+        min_length=1,
+        description="Glob pattern, or list of them, of sites.",
+    )
+    exclude: Patterns = Field(
+        default=(),
+        description="Glob pattern, or list of them, of sites to leave alone.",
+    )
+
+
+class Prune(_Sites):
+    """Magnitude pruning during one stage; the masks hold in every later stage."""
+
+    sparsity: float = Field(ge=0, lt=1, description="Fraction of zeros to reach.")
+    scope: Literal["global", "uniform"] = Field(
+        default="global",
+        description="Rank weights over all sites, or within each site.",
+    )
+    schedule: Literal["one_shot", "cubic", "linear"] = Field(
+        default="cubic", description="How sparsity grows to its target."
+    )
+    every: int = Field(default=10, ge=1, description="Steps between mask updates.")
+    until: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="Fraction of the stage at which the target is reached.",
+    )
+
+
+class _Grids(_Sites):
+    weights: Literal["int8"] | None = Field(
+        default="int8", description="Integer grid of the weights."
+    )
+    activations: Literal["int8", "int8_dynamic"] | None = Field(
+        default="int8",
+        description="Integer grid of the activations; null leaves them float.",
+    )
+
+
+class Quantize(_Grids):
+    """Quantization-aware training; once on, it stays on in every later stage."""
+
+    observer: Literal["absmax", "ema"] = Field(
+        default="ema", description="How activation ranges are collected."
+    )
+    decay: float = Field(
+        default=0.99, gt=0, lt=1, description="Decay of the ema observer."
+    )
+    delay: int = Field(
+        default=0, ge=0, description="Steps into the stage before fake-quant starts."
+    )
+    freeze: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Fraction of the stage that fixes the ranges.",
+    )
+
+
+class Distill(_Model):
+    """Soft targets from the teacher."""
+
+    temperature: float = Field(
+        default=4.0, gt=0, description="Divides both models' logits."
+    )
+    soft_weight: float = Field(
+        default=0.9, ge=0, description="Weight of the teacher's loss."
+    )
+    hard_weight: float = Field(
+        default=0.1, ge=0, description="Weight of the labels' loss."
+    )
+
+
+class Stage(_Model):
+    """A number of steps with one setting of every technique."""
+
+    name: Name = Field(description="Name in logs and reports; default stage0, ...")
+    steps: int = Field(ge=1, description="Optimizer updates in this stage.")
+    learning_rate: Rate = Field(
+        description="A number, or a schedule over this stage's steps."
+    )
+    prune: Prune | None = Field(default=None, description="Pruning in this stage.")
+    quantize: Quantize | None = Field(
+        default=None, description="QAT from this stage on."
+    )
+    distill: Distill | None = Field(
+        default=None, description="Distillation in this stage."
+    )
+
+
+class PostTraining(_Grids):
+    """Post-training quantization, calibrated at export."""
+
+    observer: Literal["absmax", "ema"] = Field(
+        default="absmax", description="How activation ranges are collected."
+    )
+    batches: int = Field(default=8, ge=1, description="Calibration batches.")
+
+
+class Export(_Model):
+    """What is shipped and how closely it must agree with the trained model."""
+
+    quantize: PostTraining | None = Field(
+        default=None, description="Post-training quantization."
+    )
+    platforms: Many[Platform] = Field(
+        default=("cpu", "cuda", "tpu"),
+        min_length=1,
+        description="Platforms the artifact is lowered for.",
+    )
+    static_batch: int = Field(
+        default=1, ge=1, description="Batch size of the fixed-shape program."
+    )
+    tolerance: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Largest |artifact - trained forward| relative to the largest "
+        "|output|.",
+    )
+
+
+class Row(_Model):
+    """One run of a comparison: the config with only some of its techniques."""
+
+    name: Name = Field(description="Name of the run and of its row in the table.")
+    use: Many[Technique] = Field(default=(), description="Techniques that stay on.")
+    stages: int | None = Field(
+        default=None,
+        ge=1,
+        description="Run only the first this many stages; null runs all.",
+    )
+    set: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Further values for this run, by path: "
+        "`stages[0].steps: 100`; applied last.",
+    )
+
+
+class Compare(_Model):
+    """Several runs of one config, side by side."""
+
+    rows: Many[Row] = Field(min_length=1, description="The runs, in table order.")
+    reference: Name = Field(
+        description="Row the others are compared with; default the first."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_reference(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("reference") is not None:
+            return value
+        rows = value.get("rows")
+        first = rows[0] if isinstance(rows, (list, tuple)) and rows else None
+        name = first.get("name") if isinstance(first, dict) else None
+        # A first row without a name is a problem of its own; this is not another.
+        return {**value, "reference": name if isinstance(name, str) and name else "?"}
+
+
+class Config(_Model):
+    """One run, or a comparison of several, as its file declares it."""
+
+    name: Name | None = Field(
+        default=None,
+        description="Name of the run; default the file's name without suffix.",
+    )
+    task: str = Field(
+        pattern=f"^{_DOTTED}:{_DOTTED}$",
+        examples=["package.module:attribute"],
+        description="Where the model, data and metrics are: package.module:attribute.",
+    )
+    model: Mapping[str, Scalar] = Field(
+        default_factory=dict, description="Keyword arguments for the task's model."
+    )
+    teacher: Teacher | None = Field(default=None, description="Needed by distillation.")
+    batch_size: int = Field(ge=1, description="Examples per step.")
+    optimizer: Optimizer = Field(
+        default_factory=Optimizer, description="Optimizer of student and teacher."
+    )
+    stages: Many[Stage] = Field(min_length=1, description="What runs, in order.")
+    export: Export = Field(default_factory=Export, description="What is shipped.")
+    seeds: Many[Annotated[int, Field(ge=0)]] = Field(
+        default=(0,),
+        min_length=1,
+        description="One run per seed; each may appear once.",
+        json_schema_extra={"uniqueItems": True},
+    )
+    log_every: int = Field(
+        default=50, ge=1, description="Steps per compiled chunk and per log line."
+    )
+    checkpoint_every: int = Field(
+        default=200, ge=1, description="Steps between checkpoints."
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="Newest checkpoints kept."
+    )
+    compare: Compare | None = Field(default=None, description="Runs to compare.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_stage_names(cls, value: Any) -> Any:
+        stages = value.get("stages") if isinstance(value, dict) else None
+        if not isinstance(stages, (list, tuple)):
+            return value
+        return {**value, "stages": [_named(*item) for item in enumerate(stages)]}
+
+
+def _named(index: int, stage: Any) -> Any:
+    if not isinstance(stage, dict) or stage.get("name") is not None:
+        return stage
+    return {**stage, "name": f"stage{index}"}
