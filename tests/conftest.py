@@ -1,18 +1,28 @@
-"""Every test runs under JAX's strictest settings."""
+"""Every test runs under JAX's strictest settings, with shapes and dtypes checked."""
 
 import jax
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
+from jaxtyping import install_import_hook
+
+# Before anything imports compress: shapes in signatures are checked as it runs. An int
+# is a float, as PEP 484 and pyright have it.
+install_import_hook(
+    "compress", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
 
-# Compilation makes the first example slow, so there is no deadline.
+# Compilation makes each new shape slow, so there is no deadline, and a failure is shown
+# as it was found: to shrink it would take minutes.
 settings.register_profile(
     "jax",
     deadline=None,
     max_examples=25,
     derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("jax")

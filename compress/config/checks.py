@@ -40,6 +40,7 @@ def _rows_are_unique_and_hold_the_reference(config: Config) -> Iterator[Problem]
     where = ("compare", "rows")
     yield from _repeats(names, where, ("name",), "rename one of the rows")
     yield from _unknown_reference(config.compare, names)
+    yield from _unknown_contrasts(config.compare, names)
 
 
 def _unknown_reference(compare: Compare, names: Sequence[str]) -> Iterator[Problem]:
@@ -47,6 +48,14 @@ def _unknown_reference(compare: Compare, names: Sequence[str]) -> Iterator[Probl
     if found not in names:
         message = f"no row is called {found!r}; {did_you_mean(found, names)}"
         yield Problem(("compare", "reference"), message)
+
+
+def _unknown_contrasts(compare: Compare, names: Sequence[str]) -> Iterator[Problem]:
+    for index, pair in enumerate(compare.contrasts):
+        for place, found in enumerate(pair):
+            if found not in names:
+                message = f"no row is called {found!r}; {did_you_mean(found, names)}"
+                yield Problem(("compare", "contrasts", index, place), message)
 
 
 def _distillation_has_a_teacher(config: Config) -> Iterator[Problem]:

@@ -264,6 +264,12 @@ class Compare(_Model):
         description="Row the others are compared with; default the first."
     )
 
+    contrasts: Many[Annotated[tuple[Name, Name], BeforeValidator(_as_tuple)]] = Field(
+        default=(),
+        description="Pairs of rows whose difference the report states, chosen before "
+        "the run.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill_reference(cls, value: Any) -> Any:

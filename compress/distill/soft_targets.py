@@ -78,7 +78,7 @@ def soft_targets(
 
 def soft_cross_entropy(
     student: Float[Array, "*batch classes"],
-    teacher: Float[Array, "*batch classes"],
+    teacher: Float[Array, "..."],
     *,
     temperature: float,
 ) -> Float[Array, ""]:
@@ -100,7 +100,10 @@ def soft_cross_entropy(
         )
     log_student = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
     log_teacher = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
-    divergence = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
+    target = jnp.exp(log_teacher)
+    # A class masked with -inf has no share in the sum; 0 * (-inf + inf) would be NaN.
+    gap = jnp.where(target > 0, log_teacher - log_student, 0.0)
+    divergence = jnp.sum(target * gap, axis=-1)
     return temperature**2 * jnp.mean(divergence)
 
 

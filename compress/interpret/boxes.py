@@ -38,6 +38,13 @@ class Quantized:
         return (self.qvalue.astype(scale.dtype) * scale).astype(self.dtype)
 
 
+def unshare(box: Quantized, axis: int) -> Quantized:
+    """The box with its scale written out along `axis`, so that it can be sliced."""
+    shape = list(box.scale.shape)
+    shape[axis] = box.qvalue.shape[axis]
+    return dataclasses.replace(box, scale=jnp.broadcast_to(box.scale, shape))
+
+
 def unbox(value: Any) -> Any:
     """The array a value stands for."""
     return value.dequantize() if isinstance(value, Quantized) else value
@@ -70,6 +77,8 @@ def reshape_blocks(
     old: Sequence[int], new: Sequence[int]
 ) -> list[tuple[list[int], list[int]]]:
     """Splits a reshape into the smallest independent ones, as axes of each side."""
+    if 0 in old:
+        return [(list(range(len(old))), list(range(len(new))))]
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
@@ -88,7 +97,9 @@ def reshape_blocks(
 
 def _reshape(equation: Equation, scale: Array, shape: Any) -> Array:
     """Scales shared by a whole block stay shared; mixed blocks are written out."""
-    new = equation.params["new_sizes"]
+    new, order = equation.params["new_sizes"], equation.params["dimensions"]
+    if order is not None:
+        scale, shape = scale.transpose(order), [shape[axis] for axis in order]
     full, sizes = list(scale.shape), [1] * len(new)
     for left, right in reshape_blocks(shape, new):
         if any(scale.shape[axis] != 1 for axis in left):
@@ -116,8 +127,18 @@ UNCHANGED = (
 )
 
 
-def pass_through(equation: Equation, operands: Sequence[Any]) -> Any | None:
-    """The box that comes out of an operation that only moves elements, or None."""
+def pass_through(
+    equation: Equation, operands: Sequence[Any]
+) -> Sequence[Quantized] | None:
+    """The boxes that come out of an operation that only moves elements, or None."""
+    box = operands[0] if operands else None
+    if isinstance(box, Quantized) and equation.primitive is primitives.split_p:
+        return _split(equation, box)
+    moved = _moved(equation, operands)
+    return None if moved is None else [moved]
+
+
+def _moved(equation: Equation, operands: Sequence[Any]) -> Quantized | None:
     box = operands[0] if operands else None
     if not isinstance(box, Quantized):
         return _scaled(equation, operands)
@@ -130,8 +151,24 @@ def pass_through(equation: Equation, operands: Sequence[Any]) -> Any | None:
     if equation.primitive is primitives.dynamic_slice_p:
         return _dynamic_slice(equation, box, operands[1:])
     if equation.primitive is primitives.convert_element_type_p:
-        return dataclasses.replace(box, dtype=equation.params["new_dtype"])
+        return _convert(equation, box)
     return _scaled(equation, operands)
+
+
+def _split(equation: Equation, box: Quantized) -> list[Quantized]:
+    qvalues = bind(equation, [box.qvalue])
+    scales = [box.scale] * len(qvalues)
+    if box.scale.shape[equation.params["axis"]] != 1:
+        scales = bind(equation, [box.scale])
+    return [Quantized(q, scale, box.dtype) for q, scale in zip(qvalues, scales)]
+
+
+def _convert(equation: Equation, box: Quantized) -> Quantized | None:
+    """Between floating dtypes the integers stay; to others the values are needed."""
+    new_dtype = equation.params["new_dtype"]
+    if not jnp.issubdtype(new_dtype, jnp.floating):
+        return None
+    return dataclasses.replace(box, dtype=new_dtype)
 
 
 def _dynamic_slice(

@@ -69,9 +69,9 @@ class _Evaluation:
             return self.compute_named(equation, operands, scope, self.names[at])
         if rebuild_rule(equation) is not None:
             return self.rebuild(equation, operands, scope, at)
-        box = pass_through(equation, operands)
-        if box is not None:
-            return [box]
+        boxes = pass_through(equation, operands)
+        if boxes is not None:
+            return list(boxes)
         return bind(equation, [unbox(x) for x in operands])
 
     def compute_named(

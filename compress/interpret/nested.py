@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params, primitives
 
-from compress.interpret.boxes import unbox
+from compress.interpret.boxes import Quantized, unbox, unshare
 from compress.interpret.program import Equation, open_jaxpr, source_line
 
 FED, CARRIED, SLICED = "fed", "carried", "sliced"
@@ -122,7 +122,10 @@ def _scan(equation: Equation, operands: Any, scope: Any, recurse: Recurse) -> An
     num_consts, num_carry = _scan_counts(equation)
     consts = operands[:num_consts]
     carry = [unbox(x) for x in operands[num_consts : num_consts + num_carry]]
-    stacked = list(operands[num_consts + num_carry :])
+    stacked = [
+        unshare(x, axis=0) if isinstance(x, Quantized) else x
+        for x in operands[num_consts + num_carry :]
+    ]
 
     def step(carry: Any, sliced: Any) -> Any:
         slices, given = sliced

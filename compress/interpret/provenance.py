@@ -135,6 +135,8 @@ def _visit(
     _refuse_unknown(equation)
     if equation.primitive is primitives.gather_p and operands[0] is not None:
         found.gathered.add(operands[0].path)
+    if equation.primitive is primitives.split_p:
+        return [operands[0]] * len(equation.outvars)
     return [_moved(equation, operands), *nothing[1:]]
 
 
@@ -202,7 +204,7 @@ def _moved(equation: Equation, operands: list[Origin | None]) -> Origin | None:
             spread[target] = origin.axes[axis]
         axes = tuple(spread)
     elif primitive is primitives.reshape_p:
-        axes = _reshaped(origin, equation.invars[0].aval.shape, params["new_sizes"])
+        axes = _reshaped(origin, equation)
     elif primitive in _SAME_AXES:
         axes = origin.axes
     else:
@@ -219,12 +221,12 @@ _SAME_AXES = (
 )
 
 
-def _reshaped(
-    origin: Origin, old: Sequence[int], new: Sequence[int]
-) -> tuple[tuple[int, ...], ...]:
+def _reshaped(origin: Origin, equation: Equation) -> tuple[tuple[int, ...], ...]:
+    shape, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
+    order = equation.params["dimensions"] or range(len(shape))
     axes: list[tuple[int, ...]] = [()] * len(new)
-    for left, right in reshape_blocks(old, new):
-        covered = tuple(axis for i in left for axis in origin.axes[i])
+    for left, right in reshape_blocks([shape[i] for i in order], new):
+        covered = tuple(axis for i in left for axis in origin.axes[order[i]])
         for target in right:
             axes[target] = covered if new[target] != 1 else ()
     return tuple(axes)

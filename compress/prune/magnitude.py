@@ -91,7 +91,8 @@ def magnitude(
         stacks = {str(site.path): _num_rows(site) for site in chosen(all_sites)}
         masks = {path: jnp.ones(by_path[path].shape, bool) for path in sorted(stacks)}
         state = MagnitudeState(masks, Rows(tuple(sorted(stacks.items()))))
-        if _count(ramps, jnp.zeros((), jnp.int32), 1000) == 0:
+        # Without values to rank (shapes only) the mask can still be that of a ramp.
+        if ramps[0].initial == 0.0 and ramps[0].end > 0:
             return state
         return state._replace(masks=_shrink(state, params, jnp.zeros((), jnp.int32)))
 
@@ -104,12 +105,14 @@ def magnitude(
             for path, mask in state.masks.items()
         }
         if scope == "global":
-            return _keep_global(scores, lambda n: _count(ramps, step, n))
-        rows = dict(state.rows.by_path)
-        return {
-            path: _keep_rows(score, rows[path], lambda n: _count(ramps, step, n))
-            for path, score in scores.items()
-        }
+            kept = _keep_global(scores, lambda n: _count(ramps, step, n))
+        else:
+            rows = dict(state.rows.by_path)
+            kept = {
+                path: _keep_rows(score, rows[path], lambda n: _count(ramps, step, n))
+                for path, score in scores.items()
+            }
+        return {path: mask & kept[path] for path, mask in state.masks.items()}
 
     def parameters(memory: MagnitudeState, params: PyTree, step: Array) -> PyTree:
         return apply_masks(params, memory.masks)
@@ -161,8 +164,8 @@ def _masked(leaf: Any, mask: Bool[Array, "..."]) -> Any:
 def sparsity_of(masks: Mapping[str, Bool[Array, "..."]]) -> Float[Array, ""]:
     """The fraction of zeros over all masks."""
     total = sum(mask.size for mask in masks.values())
-    kept = sum(jnp.sum(mask, dtype=jnp.int32) for mask in masks.values())
-    return (1.0 - kept / total).astype(jnp.float32)
+    zeros = sum(jnp.sum(~mask, dtype=jnp.int32) for mask in masks.values())
+    return (zeros / total).astype(jnp.float32)
 
 
 def _as_ramps(sparsity: float | Ramp | Sequence[Ramp]) -> tuple[Ramp, ...]:
@@ -182,15 +185,20 @@ def _check_settings(ramps: tuple[Ramp, ...], scope: str, every: int) -> None:
                 f"prune.magnitude: sparsity={value} must be at least 0 and below 1; "
                 "it is the fraction of zeros."
             )
+    for falling in [r for r in ramps if r.final < r.initial]:
+        raise ValueError(
+            f"prune.magnitude: the ramp from {falling.initial} to {falling.final} "
+            "falls, but pruned weights do not come back. Let it rise."
+        )
     if scope not in SCOPES:
         raise ValueError(f"prune.magnitude: scope={scope!r} must be one of {SCOPES}.")
     if every < 1:
         raise ValueError(f"prune.magnitude: every={every} must be at least 1.")
     for first, second in zip(ramps, ramps[1:]):
-        if second.begin < first.end or second.final < first.final:
+        if second.begin < first.end or second.initial < first.final:
             raise ValueError(
-                f"prune.magnitude: the ramp to {second.final} at steps "
-                f"({second.begin}, {second.end}) must come after the ramp to "
+                f"prune.magnitude: the ramp from {second.initial} to {second.final} at "
+                f"steps ({second.begin}, {second.end}) must come after the ramp to "
                 f"{first.final} and not below it: pruned weights do not come back."
             )
 

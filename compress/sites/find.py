@@ -131,7 +131,10 @@ def _contracted_axes(contraction: Contraction) -> tuple[set[int], set[int]]:
     """For each operand, the axes that are summed over."""
     numbers = contraction.equation.params["dimension_numbers"]
     if _is_convolution(contraction):
-        return set(numbers.lhs_spec[1:]), set(numbers.rhs_spec[1:])
+        # Rows that meet different output features cannot have a scale each.
+        mixed = contraction.equation.params["batch_group_count"] > 1
+        rows = set(numbers.lhs_spec[: 1 if mixed else 0])
+        return rows | set(numbers.lhs_spec[1:]), set(numbers.rhs_spec[1:])
     (lhs, rhs), _ = numbers
     return set(lhs), set(rhs)
 

@@ -26,7 +26,7 @@ class Ramp(NamedTuple):
     end: int
     power: float
 
-    def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         """The value at `step`."""
         length = max(self.end - self.begin, 1)
         past = (jnp.asarray(step) - self.begin).astype(jnp.float32) / length
@@ -35,12 +35,15 @@ class Ramp(NamedTuple):
         value = jnp.where(jnp.asarray(step) >= self.end, self.final, value)
         return value.astype(jnp.float32)
 
-    def count(self, step: Int[Array, ""], total: int) -> Int[Array, ""]:
+    def count(self, step: Int[Array, ""] | int, total: int) -> Int[Array, ""]:
         """That fraction of `total` as a whole number; exact at both ends."""
+        first, last = round(self.initial * total), round(self.final * total)
         between = jnp.round(self(step) * total).astype(jnp.int32)
+        # float32 cannot tell the large totals apart and may round past an end.
+        between = jnp.clip(between, min(first, last), max(first, last))
         step = jnp.asarray(step)
-        started = jnp.where(step <= self.begin, round(self.initial * total), between)
-        return jnp.where(step >= self.end, round(self.final * total), started)
+        started = jnp.where(step <= self.begin, first, between)
+        return jnp.where(step >= self.end, last, started)
 
 
 def ramp(

@@ -1,0 +1,126 @@
+"""What each command does."""
+
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from compress.cli import flags
+from compress.cli.inspecting import inspect_artifact, inspect_config
+from compress.compare import CellError, run_cell
+from compress.compare import compare as run_comparison
+from compress.config import Config, json_schema, load_config, row_config
+from compress.export import ArtifactError, load
+from compress.report import load_compare, render_table, write_report
+
+
+def run(config_path: str) -> int:
+    """Trains, exports and measures one model per seed."""
+    config = _single(_load(config_path))
+    root = _workdir(config)
+    for seed in config.seeds:
+        folder = root / f"seed{seed}"
+        result = run_cell(
+            config,
+            folder,
+            seed=seed,
+            teachers=root / "teachers",
+            resume=flags.RESUME.value,
+            quiet=flags.QUIET.value,
+        )
+        sizes = result["sizes"]
+        print(
+            f"seed {seed}: accuracy {100 * result['accuracy']:.2f} % (trained forward "
+            f"{100 * result['trained_accuracy']:.2f} %), weights {sizes['file']:,} bytes "
+            f"({sizes['file'] / sizes['float']:.2f}x of float32), sparsity "
+            f"{result['sparsity']:.1%}\n  artifact: {folder / 'artifact'}"
+        )
+    return 0
+
+
+def compare(config_path: str) -> int:
+    """Runs a comparison and writes its report."""
+    config = _load(config_path)
+    root = _workdir(config)
+    say = (lambda line: None) if flags.QUIET.value else None
+    failed = run_comparison(config, root, workers=flags.WORKERS.value, say=say)
+    report(str(root))
+    if failed:
+        print(f"{failed} cells failed; the report names them.")
+    return 1 if failed else 0
+
+
+def report(runs: str) -> int:
+    """Prints the table of a comparison and writes its report."""
+    directory = pathlib.Path(runs)
+    Console().print(render_table(load_compare(directory), style="terminal"))
+    paths = write_report(directory)
+    print(f"\nreport: {paths.html}\ntables: {paths.markdown}, {paths.csv}")
+    print(f"plots:  {', '.join(str(path) for path in paths.plots)}")
+    return 0
+
+
+def inspect(what: str) -> int:
+    """Shows a config's sites and plan, or an artifact's content."""
+    path = pathlib.Path(what)
+    if path.is_dir():
+        print(inspect_artifact(path))
+    else:
+        print(inspect_config(_single(_load(what))))
+    return 0
+
+
+def predict(artifact_path: str, *input_paths: str) -> int:
+    """Runs an artifact on inputs from .npy files."""
+    artifact = load(artifact_path)
+    inputs = [_read_array(path) for path in input_paths]
+    started = time.perf_counter()
+    outputs = jax.block_until_ready(artifact(*inputs))
+    seconds = time.perf_counter() - started
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(outputs)]
+    for array in arrays:
+        print(np.array2string(array, threshold=40, precision=4))
+        if array.ndim == 2:
+            print("largest:", " ".join(map(str, array.argmax(-1)[:40])))
+    print(f"{len(inputs[0])} items in {1e3 * seconds:.1f} ms, compilation included")
+    if flags.OUTPUT.value:
+        np.save(flags.OUTPUT.value, arrays[0])
+    return 0
+
+
+def schema() -> int:
+    """Prints the JSON schema of configs."""
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _load(path: str) -> Config:
+    return load_config(path, flags.SET.value, fast=flags.FAST.value)
+
+
+def _workdir(config: Config) -> pathlib.Path:
+    given = flags.WORKDIR.value
+    return pathlib.Path(given) if given else pathlib.Path("runs") / str(config.name)
+
+
+def _single(config: Config) -> Config:
+    """The config of one model: itself, or the row the user chose."""
+    if config.compare is None:
+        return config
+    rows = {row.name: row for row in config.compare.rows}
+    if flags.ROW.value not in rows:
+        raise CellError(
+            f"config {config.name!r} compares {len(rows)} rows: choose one with --row, "
+            f"of {', '.join(rows)}; or use `compare`."
+        )
+    return row_config(config, rows[flags.ROW.value])
+
+
+def _read_array(path: str) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ArtifactError(f"{path}: not a .npy array ({error}).") from None

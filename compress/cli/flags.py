@@ -1,0 +1,56 @@
+"""The flags of the command line."""
+
+import sys
+
+from absl import app, flags
+
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results go; by default runs/<name of the config>."
+)
+SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Overrides a value of the config, --set stages[1].prune.sparsity=0.9; may be "
+    "repeated.",
+)
+FAST = flags.DEFINE_bool(
+    "fast", False, "Applies the config's fast: section, which shrinks it to seconds."
+)
+RESUME = flags.DEFINE_bool("resume", False, "run: goes on from the newest checkpoint.")
+ROW = flags.DEFINE_string("row", None, "run, inspect: the row of a compare: section.")
+WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    "compare: processes at a time; by default one per core.",
+    lower_bound=1,
+)
+QUIET = flags.DEFINE_bool("quiet", False, "Shows no progress.")
+VERBOSE = flags.DEFINE_bool("traceback", False, "Shows where an error was raised.")
+OUTPUT = flags.DEFINE_string("output", None, "predict: writes the outputs to this .npy.")
+
+
+def show_only_ours(help_text: str) -> None:
+    """Makes --help show what the program does and its own flags, no library's."""
+
+    def show(
+        shorthelp: bool = False,
+        writeto_stdout: bool = False,
+        detailed_error: object = None,
+        exitcode: int | None = None,
+    ) -> None:
+        stream = sys.stdout if writeto_stdout else sys.stderr
+        lines = [f"\nflags:\n{_own_help()}"] if not detailed_error else []
+        text = f"{detailed_error}\n" if detailed_error else help_text
+        print(text, *lines, file=stream)
+        if exitcode is not None:
+            sys.exit(exitcode)
+
+    app.usage = show
+
+
+def _own_help() -> str:
+    own = flags.FLAGS.flags_by_module_dict().get(__name__, [])
+    return "\n".join(
+        f"  --{flag.name}{'' if flag.boolean else '=VALUE'}\n      {flag.help}"
+        for flag in sorted(own, key=lambda flag: flag.name)
+    )

@@ -1,0 +1,102 @@
+"""jax-compress: quantize, prune and distill JAX models, and compare the results.
+
+  jax-compress run CONFIG             train and export one model per seed
+  jax-compress compare CONFIG         all rows of a comparison, all seeds, and a report
+  jax-compress inspect CONFIG         the sites, and what will happen to each
+  jax-compress inspect ARTIFACT       what an artifact holds
+  jax-compress predict ARTIFACT INPUT.npy
+                                      run an artifact on inputs, print its outputs
+  jax-compress report RUNS            write the report of a comparison again
+  jax-compress schema                 the JSON schema of configs, for editors
+
+Examples:
+  jax-compress inspect configs/digits.yaml
+  jax-compress run configs/digits.yaml --row P+Q --set stages[1].prune.sparsity=0.9
+  jax-compress compare configs/digits.yaml --fast --workdir /tmp/try
+  jax-compress predict runs/digits/P_Q-seed0/artifact images.npy
+
+Results go to --workdir, by default runs/<name of the config>. An interrupted `run`
+goes on with --resume; `compare` always goes on, and skips what is finished.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+import compress.cli.commands as commands
+from compress.cli import flags as own_flags
+from compress.compare import CellError
+from compress.config import ConfigError
+from compress.export import ArtifactError
+from compress.schedule import TaskError
+from compress.train import CheckpointError, RunError
+
+COMMANDS: dict[str, tuple[Callable[..., int], int, int]] = {
+    # name: (function, fewest arguments, most arguments)
+    "run": (commands.run, 1, 1),
+    "compare": (commands.compare, 1, 1),
+    "inspect": (commands.inspect, 1, 1),
+    "predict": (commands.predict, 2, 9),
+    "report": (commands.report, 1, 1),
+    "schema": (commands.schema, 0, 0),
+}
+# What a user can mend: shown as one message, without a traceback.
+_USER_ERRORS = (
+    ArtifactError,
+    CellError,
+    CheckpointError,
+    ConfigError,
+    RunError,
+    TaskError,
+    FileNotFoundError,
+    NotImplementedError,
+    ValueError,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command; returns the exit status."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    if len(argv) < 2:
+        print(__doc__)
+        return 2
+    name, arguments = argv[1], list(argv[2:])
+    if name not in COMMANDS:
+        return _usage(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    function, fewest, most = COMMANDS[name]
+    if not fewest <= len(arguments) <= most:
+        return _usage(f"{name} takes {_count(fewest, most)}, got {len(arguments)}")
+    try:
+        return function(*arguments)
+    except _USER_ERRORS as error:
+        if own_flags.VERBOSE.value:
+            raise
+        print(f"jax-compress {name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage(problem: str) -> int:
+    print(f"jax-compress: {problem}. See jax-compress --help.", file=sys.stderr)
+    return 2
+
+
+def _count(fewest: int, most: int) -> str:
+    what = "argument" if fewest == 1 else "arguments"
+    return f"{fewest} {what}" if fewest == most else f"at least {fewest} {what}"
+
+
+def run() -> None:
+    """The console script."""
+    own_flags.show_only_ours(__doc__ or "")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,218 @@
+"""One cell of a comparison: a config and a seed, from training to measured artifact."""
+
+import base64
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+import compress.transform as transforms
+from compress.config import Config, config_hash
+from compress.export import Artifact, export
+from compress.report import size_accounting
+from compress.schedule import Task, load_task, post_training, stage_starts
+from compress.sites import find_sites
+from compress.train import Trained, evaluate, hash_of, teacher_of, train
+from compress.train.loop import write_json
+from compress.transform import State, Transform, calibrate, chain
+
+RESULT = "result.json"
+_MAX_BATCHES = 8
+
+
+class CellError(RuntimeError):
+    """A cell that cannot be run."""
+
+
+def run_cell(
+    config: Config,
+    directory: pathlib.Path,
+    *,
+    seed: int,
+    teachers: pathlib.Path,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains, exports and measures one model.
+
+    Args:
+      config: Of this cell, without `compare`.
+      directory: Of the cell; gets `result.json` and `artifact/`.
+      seed: Of everything random.
+      teachers: Where teachers are kept.
+      resume: Goes on with an unfinished run, and returns a finished one as it is.
+      quiet: Shows no progress bar.
+
+    Returns:
+      The result, as in `result.json`.
+    """
+    finished = finished_result(config, directory, seed)
+    if resume and finished is not None:
+        return finished
+    task = load_task(config.task)
+    teacher = teacher_of(config, task, teachers, quiet=quiet)
+    trained = train(
+        config, task, directory, seed=seed, teacher=teacher, resume=resume, quiet=quiet
+    )
+    transform, state = _final_transform(config, task, trained, seed)
+    result = _ship(config, task, trained, transform, state, directory, seed)
+    write_json(directory / RESULT, result)
+    (directory / "error.json").unlink(missing_ok=True)
+    return result
+
+
+def finished_result(
+    config: Config, directory: pathlib.Path, seed: int
+) -> dict[str, Any] | None:
+    """The result of a finished cell.
+
+    Raises:
+      CellError: If the directory holds the result of another config.
+    """
+    path = directory / RESULT
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    if (result["config_hash"], result["seed"]) != (config_hash(config), seed):
+        raise CellError(
+            f"{directory}: holds the result of another config "
+            f"({result['config_hash'][:12]}, seed {result['seed']}; this one is "
+            f"{config_hash(config)[:12]}, seed {seed}). Choose another --workdir, or "
+            "remove it."
+        )
+    return result
+
+
+def calibration_batches(
+    config: Config, task: Task, seed: int, count: int
+) -> list[tuple[np.ndarray, ...]]:
+    """Batches of training inputs, drawn at random."""
+    examples = len(next(iter(task.train.values())))
+    size = config.batch_size
+    order = np.random.default_rng(seed).permutation(examples)
+    starts = range(0, min(count, examples // size) * size, size)
+    rows = [order[start : start + size] for start in starts]
+    inputs = [np.asarray(x) for x in task.inputs_of(task.train)]
+    return [tuple(x[row] for x in inputs) for row in rows]
+
+
+def _final_transform(
+    config: Config, task: Task, trained: Trained, seed: int
+) -> tuple[Transform, State]:
+    """What is shipped: the trained chain, and PTQ after it where the config says so."""
+    transform, state = trained.transform, trained.state.compression
+    setting = config.export.quantize
+    if setting is None:
+        return transform, state
+    after = post_training(setting)
+    predict = trained.model.predictor(trained.state.model_state)
+    batches = calibration_batches(config, task, seed, setting.batches)
+    sites = find_sites(predict, trained.state.params, *batches[0])
+    both = chain(transform, after)
+    memory = (state.memory, after.init(trained.state.params, sites))
+    started = State(state.step, memory)
+    if setting.activations == "int8":
+        started = calibrate(predict, both, trained.state.params, started, batches)
+    return both, started
+
+
+def _ship(
+    config: Config,
+    task: Task,
+    trained: Trained,
+    transform: Transform,
+    state: State,
+    directory: pathlib.Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Exports, evaluates what was exported, and puts the result together."""
+    params = trained.state.params
+    predict = trained.model.predictor(trained.state.model_state)
+    compressed = jax.jit(transforms.apply(predict, transform))
+    reference = evaluate(lambda *x: compressed(params, state, *x), task, task.test)
+    measured = {}
+
+    def measure(artifact: Artifact) -> dict[str, Any]:
+        measured["test"] = evaluate(artifact, task, task.test)
+        return {"accuracy": measured["test"].accuracy}
+
+    artifact = export(
+        directory / "artifact",
+        predict,
+        params,
+        transform,
+        state,
+        batches=calibration_batches(config, task, seed, _MAX_BATCHES),
+        platforms=config.export.platforms,
+        static_batch=config.export.static_batch,
+        tolerance=config.export.tolerance,
+        evaluate=measure,
+        metadata={"config": config.model_dump(mode="json"), "seed": seed},
+        overwrite=True,
+    )
+    served = measured["test"]
+    agreement = 1.0
+    if served.decisions is not None and reference.decisions is not None:
+        agreement = float(np.mean(served.decisions == reference.decisions))
+    scalars = transforms.metrics(transform, state)
+    return {
+        "format_version": 1,
+        "row": config.name,
+        "seed": seed,
+        "config_hash": config_hash(config),
+        "task": config.task,
+        "metric": "accuracy",
+        "accuracy": served.accuracy,
+        "trained_accuracy": reference.accuracy,
+        "agreement": agreement,
+        "correct": base64.b64encode(np.packbits(served.correct).tobytes()).decode(),
+        "num_test": int(served.correct.size),
+        "techniques": _techniques(config),
+        "sparsity": float(scalars.get("sparsity", 0.0)),
+        "train_seconds": trained.seconds,
+        "train_steps": stage_starts(config)[-1],
+        "compilations": trained.compilations,
+        "checkpoint_hash": hash_of(trained.state),
+        "artifact": "artifact",
+        **describe_artifact(artifact),
+    }
+
+
+def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+    """What an artifact weighs and computes, in every accounting."""
+    manifest = artifact.manifest
+    sites = manifest["sites"]
+    bits = {site["path"]: site["weight_bits"] for site in sites if site["path"]}
+    scale_names = {name for name in artifact.weights if name.endswith("::scale")}
+    weights = {name: (artifact.weights[name], width) for name, width in bits.items()}
+    others = {
+        name: array
+        for name, array in artifact.weights.items()
+        if name not in weights and name not in scale_names
+    }
+    sizes = size_accounting(
+        weights,
+        scales={name: artifact.weights[name] for name in scale_names},
+        others=others,
+        file_bytes=manifest["files"]["weights.safetensors"]["bytes"],
+    )
+    program = manifest["programs"]["symbolic"]["file"]
+    skipped = [f"{s['name']}: {s['reason']}" for s in sites if s["reason"]]
+    return {
+        "program_bytes": manifest["files"][program]["bytes"],
+        "macs": sum(site["macs"] for site in sites),
+        "sites": sites,
+        "sizes": sizes,
+        "records": skipped,
+    }
+
+
+def _techniques(config: Config) -> list[str]:
+    used = [
+        name
+        for name in ("prune", "distill", "quantize")
+        if any(getattr(stage, name) is not None for stage in config.stages)
+    ]
+    return [*used, *(["ptq"] if config.export.quantize is not None else [])]

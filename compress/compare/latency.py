@@ -1,0 +1,63 @@
+"""Latency of the artifacts of a comparison, measured side by side in one process."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from compress.compare.cell import RESULT
+from compress.config import Config
+from compress.export import Artifact, load
+from compress.report import measure_latency, write_latency
+from compress.schedule import load_task
+
+BATCHES = (1, 64)
+
+
+def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> None:
+    """Writes `latency.json` for one artifact of each row.
+
+    Args:
+      config: Of the comparison.
+      directory: Of the comparison.
+      folders: By row, the folder of the cell whose artifact is timed.
+    """
+    root = pathlib.Path(directory)
+    artifacts = {
+        row: load(root / folder / "artifact")
+        for row, folder in folders.items()
+        if (root / folder / RESULT).exists()
+    }
+    if not artifacts:
+        return
+    task = load_task(config.task)
+    reference = _float_row(artifacts, config.compare.reference)  # type: ignore[union-attr]
+    results = {}
+    for batch in BATCHES:
+        inputs = [_rows(np.asarray(x), batch) for x in task.inputs_of(task.test)]
+        on_device = [jax.device_put(x) for x in inputs]
+        calls = {row: _call(a, batch, on_device) for row, a in artifacts.items()}
+        results[batch] = measure_latency(calls, reference=reference)
+    write_latency(root, results)
+
+
+def _call(artifact: Artifact, batch: int, inputs: list[Any]) -> Any:
+    function = artifact.function(batch)
+    return lambda: function(*inputs)
+
+
+def _rows(x: np.ndarray, count: int) -> np.ndarray:
+    return np.resize(x, (count, *x.shape[1:]))
+
+
+def _float_row(artifacts: dict[str, Artifact], preferred: str) -> str:
+    """The row that ratios are relative to: a float one, if there is any."""
+    floating = [
+        row
+        for row, artifact in artifacts.items()
+        if all(site["weight_bits"] == 32 for site in artifact.manifest["sites"])
+    ]
+    if preferred in floating:
+        return preferred
+    return floating[0] if floating else next(iter(artifacts))

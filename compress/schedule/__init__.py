@@ -1,0 +1,15 @@
+"""When: a config and a model become one compiled train step for the whole schedule."""
+
+from compress.schedule.chunk import Chunk as Chunk
+from compress.schedule.chunk import build_chunk as build_chunk
+from compress.schedule.optimizer import build_optimizer as build_optimizer
+from compress.schedule.optimizer import learning_rate as learning_rate
+from compress.schedule.step import TrainState as TrainState
+from compress.schedule.step import build_step as build_step
+from compress.schedule.step import init_state as init_state
+from compress.schedule.task import Task as Task
+from compress.schedule.task import TaskError as TaskError
+from compress.schedule.task import load_task as load_task
+from compress.schedule.techniques import build_transform as build_transform
+from compress.schedule.techniques import post_training as post_training
+from compress.schedule.techniques import stage_starts as stage_starts

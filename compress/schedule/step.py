@@ -1,0 +1,103 @@
+"""The train step: one pure function for the whole schedule."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import compress.transform as transforms
+from compress.adapters import Model
+from compress.annotations import Array, PyTree
+from compress.config import Config
+from compress.schedule.optimizer import build_optimizer, learning_rate
+from compress.schedule.task import Batch, Task, example_inputs
+from compress.transform import State, Transform
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on: what a checkpoint holds.
+
+    The position in the data is a function of the step and the key.
+
+    Attributes:
+      params: Of the model, before masks and quantization.
+      model_state: Batch statistics and the like.
+      optimizer: State of the optax optimizer.
+      compression: State of the chain; its step counts the updates done.
+      key: The seed of data order, augmentation and dropout.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    optimizer: PyTree
+    compression: State
+    key: Array
+
+
+def init_state(
+    config: Config, task: Task, model: Model, transform: Transform, key: Array
+) -> TrainState:
+    """The state before the first step.
+
+    Raises:
+      ValueError: If a rule matches no site, or a parameter is not finite.
+    """
+    inputs = example_inputs(task, config.batch_size)
+    compression = transforms.init(
+        model.forward, transform, model.params, model.model_state, *inputs
+    )
+    optimizer = build_optimizer(config).init(model.params)
+    state = TrainState(model.params, model.model_state, optimizer, compression, key)
+    # Copied, so that donating the state leaves the caller's arrays alone.
+    return jax.tree.map(jnp.copy, state)
+
+
+def build_step(
+    config: Config, task: Task, model: Model, transform: Transform
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The pure train step: `(state, batch) -> (state, metrics)`."""
+    optimizer, rate = build_optimizer(config), learning_rate(config)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        count = state.compression.step
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), count)
+        augment_key, model_key = jax.random.split(key)
+        if task.augment is not None:
+            batch = task.augment(augment_key, batch)
+        inputs = task.inputs_of(batch)
+
+        def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
+            return model.forward(
+                params, model_state, *inputs, train=True, key=model_key
+            )
+
+        def loss_of(params: PyTree) -> Any:
+            (outputs, model_state), observed = transforms.observe(forward, transform)(
+                params, state.compression, state.model_state, *inputs
+            )
+            loss = transforms.loss(
+                transform, state.compression, task.loss(outputs, batch), inputs, outputs
+            )
+            return loss, (outputs, model_state, observed)
+
+        grad_of = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (outputs, model_state, observed)), grads = grad_of(state.params)
+        updates, optimizer_state = optimizer.update(
+            grads, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        compression = transforms.update(
+            transform, state.compression, params, grads, observed
+        )
+        metrics = {
+            "loss": loss,
+            "accuracy": jnp.mean(task.correct(outputs, batch).astype(jnp.float32)),
+            "learning_rate": jnp.asarray(rate(count), jnp.float32),
+            **transforms.metrics(transform, compression),
+        }
+        new = TrainState(params, model_state, optimizer_state, compression, state.key)
+        return new, metrics
+
+    return step

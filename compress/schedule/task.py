@@ -1,0 +1,105 @@
+"""A task: data, model and metric, as a user provides them."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from compress.adapters import Model
+from compress.annotations import Array, Bool, Float
+
+# Examples as arrays with one leading axis, by field.
+Batch = Mapping[str, Array]
+
+
+class TaskError(ValueError):
+    """A task that cannot be loaded or does not fit its config."""
+
+
+class Task(NamedTuple):
+    """What to learn; `task: my_package.module:attribute` names one in a config.
+
+    Attributes:
+      build: `(key, **model) -> Model`; the keywords are the config's `model:`.
+      train: Training examples.
+      test: Examples the reported accuracy is measured on, once.
+      loss: `(outputs, batch) -> scalar`, mean over the batch.
+      correct: `(outputs, batch) -> bool per example`.
+      validation: Examples for the curves; None evaluates on `test`.
+      inputs: Fields that are the model's inputs, in order.
+      augment: `(key, batch) -> batch`, in training.
+    """
+
+    build: Callable[..., Model]
+    train: Batch
+    test: Batch
+    loss: Callable[[Any, Batch], Float[Array, ""]]
+    correct: Callable[[Any, Batch], Bool[Array, "batch"]]
+    validation: Batch | None = None
+    inputs: tuple[str, ...] = ("x",)
+    augment: Callable[[Array, Batch], Batch] | None = None
+
+    def inputs_of(self, batch: Batch) -> tuple[Array, ...]:
+        """The model's inputs among the fields of a batch."""
+        return tuple(batch[name] for name in self.inputs)
+
+
+def load_task(reference: str) -> Task:
+    """Imports a task, `package.module:attribute`; a function is called.
+
+    The current directory is searched first, so a task needs no installation.
+
+    Raises:
+      TaskError: If there is none, with the reason.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise TaskError(
+            f"task {reference!r}: {error}. Searched from {os.getcwd()}; run from the "
+            "directory that holds the package, or install it."
+        ) from error
+    value = getattr(module, attribute, None)
+    if value is None:
+        public = ", ".join(n for n in dir(module) if not n.startswith("_"))
+        raise TaskError(
+            f"task {reference!r}: {module.__file__} has no {attribute!r}. It has: "
+            f"{public}."
+        )
+    task = value if isinstance(value, Task) else value()
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"task {reference!r}: gives a {type(task).__name__}, not a compress.Task."
+        )
+    _check(reference, task)
+    return task
+
+
+def _check(reference: str, task: Task) -> None:
+    parts = {"train": task.train, "test": task.test}
+    if task.validation is not None:
+        parts["validation"] = task.validation
+    for name, batch in parts.items():
+        sizes = {field: len(array) for field, array in batch.items()}
+        if len(set(sizes.values())) != 1 or 0 in sizes.values():
+            raise TaskError(
+                f"task {reference!r}: the fields of {name} have {sizes} examples; they "
+                "must have the same number, at least one."
+            )
+        missing = sorted(set(task.inputs) - set(batch))
+        if missing:
+            raise TaskError(f"task {reference!r}: {name} lacks the inputs {missing}.")
+
+
+def example_inputs(task: Task, batch_size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shapes of the model's inputs for one batch."""
+    return tuple(
+        jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
+        for x in task.inputs_of(task.train)
+    )

@@ -1,0 +1,13 @@
+"""Run: the training loop, its directory, checkpoints, and resuming."""
+
+from compress.train.checkpoints import CheckpointError as CheckpointError
+from compress.train.checkpoints import hash_of as hash_of
+from compress.train.evaluate import Evaluation as Evaluation
+from compress.train.evaluate import evaluate as evaluate
+from compress.train.loop import RunError as RunError
+from compress.train.loop import Trained as Trained
+from compress.train.loop import train as train
+from compress.train.provenance import data_hash as data_hash
+from compress.train.provenance import machine as machine
+from compress.train.provenance import versions as versions
+from compress.train.teacher import teacher_of as teacher_of

@@ -1,0 +1,105 @@
+"""Checkpoints of a run, written while it goes on (orbax)."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as orbax
+
+from compress.annotations import PyTree
+from compress.sites import flat_paths
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used for this run."""
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Saved as a flat dict of arrays by path, so that they can be read without the code
+    that made them.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, keep: int, identity: str) -> None:
+        """Opens a directory of checkpoints, or makes it.
+
+        Args:
+          directory: For checkpoints alone.
+          keep: How many of the newest are kept.
+          identity: Hash of what the run is; another one is refused.
+        """
+        self.directory = directory.absolute()
+        policies = orbax.training.preservation_policies
+        self._checkpointer = orbax.training.Checkpointer(
+            self.directory,
+            preservation_policy=policies.LatestN(keep),
+            custom_metadata={"identity": identity},
+            cleanup_tmp_directories=True,
+        )
+        self._check_identity(identity)
+
+    def _check_identity(self, identity: str) -> None:
+        known = (self._checkpointer.root_metadata().custom_metadata or {}).get("identity")
+        if known not in (None, identity):
+            self.close()
+            raise CheckpointError(
+                f"{self.directory}: made by another config (hash {str(known)[:12]}, this "
+                f"one has {identity[:12]}). Go back to that config, or choose another "
+                "run directory."
+            )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Starts saving; waits only for a save still under way."""
+        # Copied to the host first: the state's buffers are donated to the next chunk.
+        flat = {k: _to_host(v) for k, v in _flatten(state).items()}
+        self._checkpointer.save_async(step, flat, force=True)
+
+    def load(self, like: PyTree) -> PyTree:
+        """The newest checkpoint, as a pytree like `like`."""
+        flat = _flatten(like)
+        try:
+            restored = self._checkpointer.load(self.latest, flat)
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"{self.directory}: step {self.latest} does not fit this model "
+                f"({str(error)[:300]})."
+            ) from error
+        leaves = [restored[path] for path in flat_paths(like)]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._checkpointer.close()
+
+
+def _flatten(state: PyTree) -> dict[str, Any]:
+    return dict(zip(flat_paths(state), jax.tree.leaves(state), strict=True))
+
+
+def _to_host(leaf: Any) -> Any:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(
+            jax.random.key_data(leaf).copy(), impl=jax.random.key_impl(leaf)
+        )
+    return np.array(leaf)
+
+
+def hash_of(tree: PyTree) -> str:
+    """SHA-256 of every bit of a pytree's arrays, with their paths."""
+    digest = hashlib.sha256()
+    for path, leaf in _flatten(tree).items():
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        x = np.ascontiguousarray(leaf)
+        digest.update(f"{path}{x.shape}{x.dtype}".encode())
+        digest.update(x.data)
+    return digest.hexdigest()

@@ -1,0 +1,42 @@
+"""Evaluates a predictor on all examples of a data set."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from compress.annotations import Bool, Int
+from compress.schedule import Task
+from compress.schedule.task import Batch
+
+_BATCH = 512
+
+
+class Evaluation(NamedTuple):
+    """How a predictor did.
+
+    Attributes:
+      accuracy: Fraction of examples it got right.
+      correct: Which ones.
+      decisions: The class it chose for each, where the outputs are classes.
+    """
+
+    accuracy: float
+    correct: Bool[np.ndarray, "examples"]
+    decisions: Int[np.ndarray, "..."] | None
+
+
+def evaluate(predict: Callable[..., Any], task: Task, data: Batch) -> Evaluation:
+    """Runs `predict(*inputs) -> outputs` over `data`, some hundred examples a time."""
+    size = len(next(iter(data.values())))
+    correct, decisions = [], []
+    for start in range(0, size, _BATCH):
+        batch = {name: x[start : start + _BATCH] for name, x in data.items()}
+        outputs = predict(*task.inputs_of(batch))
+        correct.append(np.asarray(task.correct(outputs, batch)))
+        if isinstance(outputs, jax.Array) and outputs.ndim >= 2:
+            decisions.append(np.asarray(outputs).argmax(-1))
+    hits = np.concatenate(correct).astype(bool)
+    chosen = np.concatenate(decisions) if decisions else None
+    return Evaluation(float(hits.mean()), hits, chosen)

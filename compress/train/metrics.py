@@ -1,0 +1,69 @@
+"""Metrics as they come: a line of JSON each, and TensorBoard where it is installed."""
+
+import json
+import pathlib
+from types import TracebackType
+from typing import Any
+
+
+class MetricsLog:
+    """`metrics.jsonl` of a run, always; event files beside it with the extra `tb`."""
+
+    def __init__(self, directory: pathlib.Path, *, resumed_at: int) -> None:
+        """Opens the log.
+
+        Args:
+          directory: Of the run.
+          resumed_at: Lines after this step are dropped: they will come again.
+        """
+        path = directory / "metrics.jsonl"
+        _drop_after(path, resumed_at)
+        self._file = path.open("a")
+        self._writer = _tensorboard(directory)
+
+    def write(self, step: int, **values: Any) -> None:
+        """Logs scalars (and texts, to the file only) at a step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if self._writer is not None and isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, step)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a line cut off by a kill is left out."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial.replace(path)
+
+
+def _tensorboard(directory: pathlib.Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory / "tensorboard"))

@@ -1,0 +1,73 @@
+"""Where numbers come from: versions, machine, code and data."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+from compress.schedule import Task
+
+_PACKAGES = ("jax-compress", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine, in words."""
+    return {
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [x.partition(":")[2] for x in lines if x.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the current directory, with `+changes` if files differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def data_hash(task: Task) -> str:
+    """SHA-256 over every example of a task, with names, shapes and dtypes."""
+    digest = hashlib.sha256()
+    for part in ("train", "validation", "test"):
+        for name, array in sorted((getattr(task, part) or {}).items()):
+            x = np.ascontiguousarray(array)
+            digest.update(f"{part}/{name}{x.shape}{x.dtype}".encode())
+            digest.update(x.data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Tasks and studies: they use the library as an outside user would."""
