@@ -1,0 +1,165 @@
+"""The plots, as Vega-Lite specifications.
+
+Sizes are in pixels and fixed, so that the place of every name can be computed here:
+each plot comes in a wide and a narrow version and the page shows the one that fits.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from compress.report import units
+from compress.report.curves import mean_curves
+from compress.report.lines import lines_spec
+from compress.report.records import Comparison
+from compress.report.rows import RowSummary
+from compress.report.scatter import ScatterData, scatter_spec
+from compress.report.sizes import COLUMNS
+
+Spec = dict[str, Any]  # one Vega-Lite specification
+
+_WIDE, _NARROW = (600, 380), (258, 380)
+_SIZE_TICKS = (
+    "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + ' MB' : "
+    "datum.value >= 1e3 ? format(datum.value / 1e3, '~g') + ' kB' : "
+    "datum.value + ' B'"
+)
+_TIME_TICKS = "format(datum.value, '~r') + 'x'"
+_CURVES = (  # key in metrics.jsonl, title, title of the axis, factor
+    ("loss", "Training loss", "loss", 1),
+    ("eval_accuracy", "Evaluation accuracy", "accuracy (%)", 100),
+    ("sparsity", "Sparsity during training", "zeros (%)", 100),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One plot, in one of its views.
+
+    Attributes:
+      name: File name without the ending.
+      title: What it shows, for the reader and the PNG.
+      view: What tells it from the other views of its figure, `zlib`.
+      wide: For a screen.
+      narrow: For a phone.
+    """
+
+    name: str
+    title: str
+    view: str
+    wide: Spec
+    narrow: Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A place on the page: one plot, or several to choose from.
+
+    Attributes:
+      name: Identifier on the page.
+      title: Heading.
+      caption: How to read it.
+      plots: Its views; empty if there is nothing to show.
+    """
+
+    name: str
+    title: str
+    caption: str
+    plots: tuple[Plot, ...]
+
+
+def all_figures(comparison: Comparison, rows: Sequence[RowSummary]) -> list[Figure]:
+    """Every figure of the report, in order; those without data have no plots."""
+    return [
+        _size_figure(comparison, rows),
+        _latency_figure(comparison, rows),
+        *(_curve_figure(comparison, *curve) for curve in _CURVES),
+    ]
+
+
+def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
+    shown = [row for row in rows if row.accuracy]
+    plots = []
+    for column in [column for column in COLUMNS if column != "float"] if shown else ():
+        costs = [row.sizes[column] for row in shown]
+        data = ScatterData(
+            shown,
+            comparison.rows,
+            costs,
+            [units.format_bytes(cost) for cost in costs],
+            f"size, {column} (log scale)",
+            _SIZE_TICKS,
+            _accuracy_title(comparison),
+        )
+        title = f"Accuracy against size ({column})"
+        plots.append(_scatter(f"accuracy_size_{column}", title, column, data))
+    return Figure(
+        "accuracy-size",
+        "Accuracy against size",
+        "Up and to the left is better. The dashed line joins the rows that no other "
+        "row beats in both; bars are one standard deviation over seeds.",
+        tuple(plots),
+    )
+
+
+def _latency_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
+    plots = []
+    for batch, table in comparison.latency.items():
+        shown = [row for row in rows if row.accuracy and batch in row.latency]
+        if not shown:
+            continue
+        data = ScatterData(
+            shown,
+            comparison.rows,
+            [row.latency[batch].paired_ratio for row in shown],
+            [units.format_latency(row.latency[batch]) for row in shown],
+            f"time relative to {table.reference} (log scale)",
+            _TIME_TICKS,
+            _accuracy_title(comparison),
+        )
+        title = f"Accuracy against latency (batch {batch})"
+        name = f"accuracy_latency_batch_{batch}"
+        plots.append(_scatter(name, title, f"batch {batch}", data))
+    return Figure(
+        "accuracy-latency",
+        "Accuracy against latency",
+        "Up and to the left is better. Unstructured sparsity moves no row to the left.",
+        tuple(plots),
+    )
+
+
+def _scatter(name: str, title: str, view: str, data: ScatterData) -> Plot:
+    return Plot(
+        name,
+        title,
+        view,
+        wide=scatter_spec(data, *_WIDE),
+        narrow=scatter_spec(data, *_NARROW),
+    )
+
+
+def _curve_figure(
+    comparison: Comparison, key: str, title: str, axis_title: str, factor: float
+) -> Figure:
+    points = mean_curves(comparison, key)
+    for point in points:
+        point["value"] *= factor
+    plots = ()
+    if points:
+        wide, narrow = (
+            lines_spec(
+                points,
+                comparison.rows,
+                title=axis_title,
+                width=size[0],
+                is_wide=size == _WIDE,
+            )
+            for size in (_WIDE, _NARROW)
+        )
+        plots = (Plot(f"curve_{key}", title, "", wide, narrow),)
+    caption = "Mean over seeds. Choose rows in the legend (shift for several)."
+    return Figure(f"curve-{key}", title, caption, plots)
+
+
+def _accuracy_title(comparison: Comparison) -> str:
+    return f"{comparison.cells[0].metric} (%)"

@@ -1,0 +1,224 @@
+"""Reads a compare directory: `compare.json`, `latency.json`, and a folder per cell.
+
+Whatever cannot be read of a cell makes it a `FailedCell` with the reason, so that one
+broken run is shown in the report and does not stop it.
+"""
+
+import base64
+import dataclasses
+import json
+import pathlib
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from compress.report.records import (
+    Cell,
+    Comparison,
+    FailedCell,
+    LatencyRecord,
+    LatencyTable,
+    Metrics,
+    SiteRecord,
+    check_rows,
+)
+from compress.report.sizes import COLUMNS
+
+FORMAT_VERSION = 1
+
+
+def load_compare(compare_dir: str | pathlib.Path) -> Comparison:
+    """Reads a compare directory.
+
+    A folder is a cell if it holds `result.json`, `error.json` or `metrics.jsonl`. A
+    cell with an `error.json` has failed, even if an older result lies beside it.
+
+    Raises:
+      FileNotFoundError: If there is no `compare.json`.
+      ValueError: If `compare.json` or `latency.json` is malformed.
+    """
+    directory = pathlib.Path(compare_dir)
+    settings = _load_settings(directory / "compare.json")
+    cells, failed = _load_cells(directory, settings["rows"])
+    present = {(cell.row, cell.seed) for cell in (*cells, *failed)}
+    failed += [
+        FailedCell(row, seed, "no result.json: not run, or stopped before the end")
+        for row in settings["rows"]
+        for seed in settings["seeds"]
+        if (row, seed) not in present
+    ]
+    return Comparison(
+        **settings,
+        cells=tuple(cells),
+        failed=tuple(failed),
+        latency=_load_latency(directory / "latency.json"),
+    )
+
+
+def _load_settings(path: pathlib.Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: not found. Pass the directory that a comparison was written to."
+        )
+    raw = _read_json(path)
+    _require(raw, ("name", "rows", "reference", "seeds"), path)
+    settings = {
+        "name": str(raw["name"]),
+        "rows": tuple(raw["rows"]),
+        "reference": raw["reference"],
+        "seeds": tuple(raw["seeds"]),
+        "machine": raw.get("machine", {}),
+        "versions": raw.get("versions", {}),
+        "notes": tuple(raw.get("notes", ())),
+        "contrasts": tuple((a, b) for a, b in raw.get("contrasts", ())),
+    }
+    check_rows([settings["reference"]], settings["rows"], f"{path}: reference")
+    return settings
+
+
+def _load_cells(
+    directory: pathlib.Path, rows: Sequence[str]
+) -> tuple[list[Cell], list[FailedCell]]:
+    cells, failed = {}, []
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir()):
+        loaded = _load_cell(folder)
+        if isinstance(loaded, Cell):
+            loaded = _place(loaded, folder, rows, cells)
+        if isinstance(loaded, FailedCell):
+            failed.append(loaded)
+        elif loaded is not None:
+            cells[loaded.row, loaded.seed] = loaded
+    return list(cells.values()), failed
+
+
+def _place(
+    cell: Cell, folder: pathlib.Path, rows: Sequence[str], cells: Mapping[Any, Cell]
+) -> Cell | FailedCell:
+    """The cell, or why it has no place in the comparison."""
+    if cell.row not in rows:
+        reason = f"{folder.name}: row {cell.row!r} is not in compare.json"
+    elif (cell.row, cell.seed) in cells:
+        reason = f"{folder.name}: a second result for this row and seed; not used"
+    else:
+        return cell
+    return FailedCell(cell.row, cell.seed, reason)
+
+
+def _load_cell(folder: pathlib.Path) -> Cell | FailedCell | None:
+    result, error = folder / "result.json", folder / "error.json"
+    try:
+        if error.exists():
+            raw = _read_json(error)
+            row = str(raw.get("row", folder.name))
+            return FailedCell(row, raw.get("seed"), str(raw.get("error", "no message")))
+        return _parse_result(result) if result.exists() else None
+    except (ValueError, TypeError, KeyError) as problem:
+        row, seed = _identity(result)
+        return FailedCell(row or folder.name, seed, str(problem))
+
+
+def _identity(result: pathlib.Path) -> tuple[str | None, int | None]:
+    """Row and seed of a result that is broken elsewhere."""
+    try:
+        raw = _read_json(result)
+    except (ValueError, OSError):
+        return None, None
+    return raw.get("row"), raw.get("seed")
+
+
+def _parse_result(path: pathlib.Path) -> Cell:
+    raw = _read_json(path)
+    if raw.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version is {raw.get('format_version')}, not "
+            f"{FORMAT_VERSION}. Export the cell again with this version."
+        )
+    _require(raw, ("correct", "num_test", "sites", "sizes", "records"), path)
+    _require(raw["sizes"], tuple(COLUMNS), path)
+    metrics, num_unreadable = _read_metrics(path.with_name("metrics.jsonl"))
+    records = [str(record) for record in raw["records"]]
+    if num_unreadable:
+        records.append(f"metrics.jsonl: {num_unreadable} unreadable lines left out")
+    parsed = {
+        "correct": _unpack(raw["correct"], raw["num_test"], path),
+        "sites": [_build(SiteRecord, site, path) for site in raw["sites"]],
+        "records": records,
+        "metrics": metrics,
+    }
+    return _build(Cell, {**raw, **parsed}, path)
+
+
+def _unpack(packed: str, num_test: int, path: pathlib.Path) -> np.ndarray:
+    bits = np.frombuffer(base64.b64decode(packed), np.uint8)
+    if bits.size != (num_test + 7) // 8:
+        raise ValueError(
+            f"{path}: correct holds {bits.size} bytes, but num_test={num_test} needs "
+            f"{(num_test + 7) // 8}. Write base64 of np.packbits, a bit per test item."
+        )
+    return np.unpackbits(bits, count=num_test).astype(bool)
+
+
+def _read_metrics(path: pathlib.Path) -> tuple[tuple[Metrics, ...], int]:
+    """One mapping per step, and how many lines could not be read.
+
+    A resumed run writes some steps twice: the later line wins, key by key.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    num_unreadable = 0
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            steps.setdefault(int(record["step"]), {}).update(record)
+        except (ValueError, KeyError, TypeError):
+            num_unreadable += 1
+    return tuple(steps[step] for step in sorted(steps)), num_unreadable
+
+
+def _load_latency(path: pathlib.Path) -> dict[int, LatencyTable]:
+    if not path.exists():
+        return {}
+    raw = _read_json(path)
+    _require(raw, ("batches",), path)
+    tables = {}
+    for size, batch in raw["batches"].items():
+        entries = {
+            name: _build(LatencyRecord, entry, path)
+            for name, entry in batch.get("entries", {}).items()
+        }
+        tables[int(size)] = _build(LatencyTable, {**batch, "entries": entries}, path)
+    return dict(sorted(tables.items()))
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text())
+    except ValueError as problem:
+        raise ValueError(f"{path}: not JSON ({problem}). Write it again.") from problem
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(raw).__name__}.")
+    return raw
+
+
+def _require(raw: Mapping[str, Any], keys: Sequence[str], path: pathlib.Path) -> None:
+    missing = [key for key in keys if key not in raw]
+    if missing:
+        raise ValueError(f"{path}: missing {', '.join(missing)}. Write it again.")
+
+
+def _build(cls: Any, raw: Mapping[str, Any], path: pathlib.Path) -> Any:
+    """The dataclass from the keys of the same names; other keys are left out."""
+    fields = dataclasses.fields(cls)
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING]
+    _require(raw, needed, path)
+    return cls(
+        **{f.name: _coerce(raw[f.name], f.type) for f in fields if f.name in raw}
+    )
+
+
+def _coerce(value: Any, kind: Any) -> Any:
+    """What JSON cannot tell apart: 1 and 1.0, lists and tuples."""
+    if kind in (int, float, str):
+        return kind(value)
+    return tuple(value) if typing.get_origin(kind) is tuple else value

@@ -1,0 +1,196 @@
+"""Sentences generated from the numbers: the summary, the notes, the contrasts."""
+
+from collections.abc import Sequence
+
+from compress.report import units
+from compress.report.records import Comparison
+from compress.report.rows import RowSummary, compare_rows
+from compress.report.sizes import COLUMNS
+
+SPARSITY_NOTE = (
+    "Unstructured sparsity shrinks the file, not XLA's latency: zeros are multiplied "
+    "like any other number."
+)
+
+
+def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> list[str]:
+    """What a reader in a hurry should know, in order."""
+    finished = [row for row in rows if row.accuracy]
+    sentences = [_scope(comparison)]
+    if not finished:
+        return [*sentences, "No run finished, so there is nothing to compare."]
+    best = max(finished, key=_accuracy)
+    sentences.append(f"Most accurate: {_describe(best)}.")
+    smallest = min(finished, key=lambda row: row.sizes["file"])
+    sentences.append(f"Smallest file: {_describe(smallest)}, {_size(smallest)}.")
+    not_worse = [row for row in finished if _not_worse(row, comparison)]
+    if not_worse:
+        row = min(not_worse, key=lambda row: row.sizes["file"])
+        sentences.append(
+            f"Smallest file not measurably worse than {comparison.reference}: "
+            f"{row.name}, {_size(row)}."
+        )
+    return sentences + [
+        _fastest(batch, table.reference, finished)
+        for batch, table in comparison.latency.items()
+    ]
+
+
+def contrast_sentence(comparison: Comparison, row: str, other: str) -> str:
+    """`P+Q - P+PTQ: +0.30 points [-0.10, 0.70] over 3 seeds: within noise`.
+
+    Raises:
+      ValueError: If one of the two is not a row.
+    """
+    difference = compare_rows(comparison, row, other)
+    pair = f"{row} - {other}"
+    if difference is None:
+        return f"{pair}: not known, no seed finished in both"
+    points = f"{100 * difference.mean:+.2f} points"
+    if difference.interval is None:
+        return f"{pair}: {points} over 1 seed: no interval, so noise is not known"
+    interval = units.format_interval(difference.interval)
+    verdict = "within noise" if difference.within_noise else "beyond noise"
+    bootstrap = ""
+    if difference.bootstrap:
+        over_items = units.format_interval(difference.bootstrap)
+        bootstrap = f" (over seeds and test items: {over_items})"
+    seeds = f"over {difference.num_seeds} seeds"
+    return f"{pair}: {points} {interval} {seeds}: {verdict}{bootstrap}"
+
+
+def contrast_sentences(
+    comparison: Comparison, contrasts: Sequence[tuple[str, str]] | None = None
+) -> list[str]:
+    """One sentence per pair; None takes the pairs of `compare.json`."""
+    pairs = comparison.contrasts if contrasts is None else contrasts
+    return [contrast_sentence(comparison, row, other) for row, other in pairs]
+
+
+def table_notes(
+    comparison: Comparison,
+    rows: Sequence[RowSummary],
+    accountings: Sequence[str],
+    contrasts: Sequence[tuple[str, str]] | None = None,
+) -> list[str]:
+    """What must stand under the table for its numbers to be read right."""
+    sizes = "; ".join(f"{name}: {COLUMNS[name]}" for name in accountings)
+    return [
+        *contrast_sentences(comparison, contrasts),
+        SPARSITY_NOTE,
+        "Accuracy is that of the exported artifact, run on the test set.",
+        _seeds_note(comparison),
+        f"Sizes count everything shipped, in kB of 1000 bytes. {sizes}. "
+        "The ratio is to 4 bytes per parameter.",
+        "BOPs * density are theoretical: no kernel used here skips single zeros.",
+        *_latency_notes(comparison),
+        _machine_note(comparison),
+        *(_failed_note(row) for row in rows if row.num_failed),
+        *comparison.notes,
+    ]
+
+
+def _scope(comparison: Comparison) -> str:
+    num_cells = len(comparison.cells)
+    tasks = ", ".join(sorted({cell.task for cell in comparison.cells}))
+    on = f" on {tasks}" if tasks else ""
+    seeds = _plural(len(comparison.seeds), "seed")
+    failed = f", {len(comparison.failed)} failed" if comparison.failed else ""
+    return (
+        f"{_plural(len(comparison.rows), 'row')}{on}, {seeds} each: "
+        f"{_plural(num_cells, 'run')} finished{failed}."
+    )
+
+
+def _seeds_note(comparison: Comparison) -> str:
+    seeds = ", ".join(map(str, comparison.seeds))
+    num_seeds = len(comparison.seeds)
+    if num_seeds == 1:
+        return (
+            f"One seed ({seeds}): there is no interval, and no difference can be told "
+            "from noise."
+        )
+    return (
+        f"{num_seeds} seeds ({seeds}), the same for every row. Intervals are 95 %, "
+        "Student's t on differences paired by seed, not corrected for the number of "
+        'comparisons. "Within noise" means that the interval contains 0, not that the '
+        "rows are equal."
+    )
+
+
+def _latency_notes(comparison: Comparison) -> list[str]:
+    if not comparison.latency:
+        return ["Latency was not measured."]
+    tables = comparison.latency
+    batches = " and ".join(str(batch) for batch in tables)
+    table = next(iter(tables.values()))
+    return [
+        f"Latency: exported artifacts at batch {batches}, warm, rows interleaved in "
+        f"random order, {table.repetitions} repetitions of at least "
+        f"{table.min_sample_ms:g} ms each. The ratio is the median over rounds of the "
+        f"time relative to {table.reference} in the same round; below 1 is faster.",
+        f"Latency was measured on {_machine(table.machine)}, "
+        f"backend {table.machine.get('backend', 'unknown')}.",
+    ]
+
+
+def _machine_note(comparison: Comparison) -> str:
+    return f"Trained on {_machine(comparison.machine)}."
+
+
+def _machine(machine: object) -> str:
+    known = machine if isinstance(machine, dict) else {}
+    cpu = known.get("cpu") or known.get("name") or "a machine that was not recorded"
+    cpus = known.get("num_usable_cpus") or known.get("num_cpus")
+    device = known.get("device")
+    extra = f", {device}" if device and device != "cpu" else ""
+    return f"{cpu}{extra}" + (f", {cpus} CPUs" if cpus else "")
+
+
+def _failed_note(row: RowSummary) -> str:
+    return f"{row.name}: {_plural(row.num_failed, 'seed')} failed and left out."
+
+
+def _not_worse(row: RowSummary, comparison: Comparison) -> bool:
+    """Compressed, with an interval whose upper end is not below 0."""
+    difference = row.difference
+    if row.name == comparison.reference or not difference or not difference.interval:
+        return False
+    return difference.interval[1] >= 0
+
+
+def _fastest(batch: int, reference: str, rows: Sequence[RowSummary]) -> str:
+    timed = [row for row in rows if batch in row.latency]
+    if not timed:
+        return f"No row was timed at batch {batch}."
+    row = min(timed, key=lambda row: row.latency[batch].paired_ratio)
+    entry = row.latency[batch]
+    return (
+        f"Fastest at batch {batch}: {row.name}, "
+        f"{units.format_ratio(entry.paired_ratio)} the time of {reference} "
+        f"({units.format_microseconds(entry.median_us)})."
+    )
+
+
+def _describe(row: RowSummary) -> str:
+    text = f"{row.name}, {units.format_accuracy(row.accuracy)} %"
+    if row.difference is None:
+        return text
+    mark = units.noise_mark(row.difference)
+    mark = f", {mark}" if mark else ""
+    return f"{text} ({units.format_difference(row.difference)} points{mark})"
+
+
+def _size(row: RowSummary) -> str:
+    size, ratio = row.sizes["file"], row.size_ratio("file")
+    return (
+        f"{units.format_bytes(size)}, {units.format_ratio(ratio)} smaller than float32"
+    )
+
+
+def _accuracy(row: RowSummary) -> float:
+    return row.accuracy.mean if row.accuracy else float("-inf")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,133 @@
+"""From cells to rows: one summary per row of the table."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from compress.report.compute import theoretical_bops, total_bops
+from compress.report.records import (
+    Cell,
+    Comparison,
+    LatencyRecord,
+    SiteRecord,
+    check_rows,
+)
+from compress.report.stats import Difference, Summary, paired_difference, summarize
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSummary:
+    """A row over its seeds. Numbers are None, mappings empty, if no seed finished.
+
+    Attributes:
+      name: Name of the row.
+      techniques: In order.
+      seeds: Seeds that finished.
+      num_failed: Seeds that did not.
+      accuracy: Of the exported artifacts, 0 to 1.
+      difference: To the reference row; None for the reference itself.
+      trained_accuracy: Mean accuracy before export.
+      agreement: Mean fraction of items where artifact and trained forward agree.
+      sparsity: Mean fraction of zeros.
+      sizes: Mean bytes per column.
+      macs: Multiply-accumulates for one example.
+      bops: Bit operations for one example.
+      theoretical_bops: `bops` scaled by density.
+      train_seconds: Mean wall time of training.
+      latency: Batch size to what was measured.
+      sites: Sites of the first seed that finished.
+      records: Fallbacks and the like, each once, over all seeds.
+    """
+
+    name: str
+    techniques: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    num_failed: int = 0
+    accuracy: Summary | None = None
+    difference: Difference | None = None
+    trained_accuracy: float | None = None
+    agreement: float | None = None
+    sparsity: float | None = None
+    sizes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    macs: float | None = None
+    bops: float | None = None
+    theoretical_bops: float | None = None
+    train_seconds: float | None = None
+    latency: Mapping[int, LatencyRecord] = dataclasses.field(default_factory=dict)
+    sites: tuple[SiteRecord, ...] = ()
+    records: tuple[str, ...] = ()
+
+    def size_ratio(self, column: str) -> float | None:
+        """How many times smaller than the float32 twin."""
+        return self.sizes["float"] / self.sizes[column] if self.sizes else None
+
+
+def summarize_rows(comparison: Comparison) -> list[RowSummary]:
+    """One summary per row, in the order of the comparison."""
+    return [_summarize_row(comparison, name) for name in comparison.rows]
+
+
+def compare_rows(comparison: Comparison, row: str, other: str) -> Difference | None:
+    """`row - other`, paired over seeds; None if no seed finished in both."""
+    check_rows([row, other], comparison.rows, "contrast")
+    cells, other_cells = comparison.cells_of(row), comparison.cells_of(other)
+    sizes = {cell.num_test for cell in (*cells, *other_cells)}
+    same_items = len(sizes) == 1  # else the items cannot be paired
+    return paired_difference(
+        _by_seed(cells),
+        _by_seed(other_cells),
+        correct={c.seed: c.correct for c in cells} if same_items else None,
+        reference_correct={c.seed: c.correct for c in other_cells},
+    )
+
+
+def _summarize_row(comparison: Comparison, name: str) -> RowSummary:
+    cells = comparison.cells_of(name)
+    latency = {
+        batch: table.entries[name]
+        for batch, table in comparison.latency.items()
+        if name in table.entries
+    }
+    row = RowSummary(
+        name,
+        num_failed=sum(failed.row == name for failed in comparison.failed),
+        latency=latency,
+    )
+    if not cells:
+        return row
+    is_reference = name == comparison.reference
+    return dataclasses.replace(
+        row,
+        **_means(cells),
+        techniques=cells[0].techniques,
+        seeds=tuple(cell.seed for cell in cells),
+        accuracy=summarize([cell.accuracy for cell in cells]),
+        difference=None
+        if is_reference
+        else compare_rows(comparison, name, comparison.reference),
+        sizes={
+            column: float(np.mean([cell.sizes[column] for cell in cells]))
+            for column in cells[0].sizes
+            if all(column in cell.sizes for cell in cells)
+        },
+        sites=cells[0].sites,
+        records=tuple(dict.fromkeys(r for cell in cells for r in cell.records)),
+    )
+
+
+def _means(cells: Sequence[Cell]) -> dict[str, float]:
+    values = {
+        "trained_accuracy": [cell.trained_accuracy for cell in cells],
+        "agreement": [cell.agreement for cell in cells],
+        "sparsity": [cell.sparsity for cell in cells],
+        "macs": [cell.macs for cell in cells],
+        "bops": [total_bops(cell.sites) for cell in cells],
+        "theoretical_bops": [theoretical_bops(cell.sites) for cell in cells],
+        "train_seconds": [cell.train_seconds for cell in cells],
+    }
+    return {name: float(np.mean(column)) for name, column in values.items()}
+
+
+def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
+    return {cell.seed: cell.accuracy for cell in cells}

@@ -1,0 +1,159 @@
+"""Is a difference between two rows larger than the spread over seeds?
+
+Rows share their seeds, so differences are paired: the seed's own luck cancels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from compress.annotations import Bool
+
+Interval = tuple[float, float]
+
+
+class Summary(NamedTuple):
+    """Values of one row over its seeds.
+
+    Attributes:
+      mean: Mean over seeds.
+      sd: Sample standard deviation (n - 1); None with one seed.
+      interval: 95 % t interval of the mean; None with one seed.
+      num_seeds: How many seeds.
+    """
+
+    mean: float
+    sd: float | None
+    interval: Interval | None
+    num_seeds: int
+
+
+class Difference(NamedTuple):
+    """A row minus another, over the seeds that both finished.
+
+    Attributes:
+      mean: Mean of the differences.
+      interval: 95 % t interval of the mean; None with one seed.
+      bootstrap: 95 % interval over seeds and test items; None with one seed or
+        when the items are not known.
+      num_seeds: How many seeds both rows finished.
+    """
+
+    mean: float
+    interval: Interval | None
+    bootstrap: Interval | None
+    num_seeds: int
+
+    @property
+    def within_noise(self) -> bool | None:
+        """Whether the t interval contains 0; None when there is no interval."""
+        if self.interval is None:
+            return None
+        return self.interval[0] <= 0 <= self.interval[1]
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean, standard deviation and 95 % t interval of at least one value."""
+    if not values:
+        raise ValueError("summarize: no values. Leave a row without results out.")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Summary(mean, None, None, 1)
+    sd = float(np.std(values, ddof=1))
+    half_width = t_quantile(0.95, len(values) - 1) * sd / math.sqrt(len(values))
+    return Summary(mean, sd, (mean - half_width, mean + half_width), len(values))
+
+
+def paired_difference(
+    values: Mapping[int, float],
+    reference: Mapping[int, float],
+    *,
+    correct: Mapping[int, np.ndarray] | None = None,
+    reference_correct: Mapping[int, np.ndarray] | None = None,
+) -> Difference | None:
+    """`values - reference` over the seeds in both; None if they share no seed.
+
+    Args:
+      values: Seed to value.
+      reference: Seed to value of the row to compare with.
+      correct: Seed to one bool per test item; with `reference_correct`, gives the
+        bootstrap interval.
+      reference_correct: The same for the reference.
+    """
+    seeds = sorted(values.keys() & reference.keys())
+    if not seeds:
+        return None
+    mean, _, interval, num_seeds = summarize([values[s] - reference[s] for s in seeds])
+    bootstrap = None
+    if correct is not None and reference_correct is not None and num_seeds > 1:
+        bootstrap = bootstrap_difference(
+            np.stack([correct[s] for s in seeds]),
+            np.stack([reference_correct[s] for s in seeds]),
+        )
+    return Difference(mean, interval, bootstrap, num_seeds)
+
+
+def bootstrap_difference(
+    correct: Bool[np.ndarray, "seeds items"],
+    reference: Bool[np.ndarray, "seeds items"],
+    *,
+    num_samples: int = 4000,
+    rng_seed: int = 0,
+) -> Interval | None:
+    """95 % percentile interval of the accuracy difference; None with one seed.
+
+    Seeds and test items are both drawn with replacement. Items with the same pattern
+    of differences over the seeds are interchangeable, so the number of times each
+    pattern is drawn is multinomial: the same distribution as drawing items one by
+    one, without the `[samples, items]` array.
+
+    Source: two-way (pigeonhole) bootstrap, Owen 2007.
+    https://arxiv.org/abs/0712.1111
+    """
+    num_seeds, num_items = correct.shape
+    if num_seeds < 2:
+        return None
+    difference = correct.astype(np.int8) - reference.astype(np.int8)
+    patterns, counts = np.unique(difference, axis=1, return_counts=True)
+    rng = np.random.default_rng(rng_seed)
+    seeds = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, num_samples)
+    items = rng.multinomial(num_items, counts / num_items, num_samples)
+    means = np.einsum("bs,sp,bp->b", seeds, patterns, items, optimize=True)
+    low, high = np.quantile(means / (num_seeds * num_items), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def t_quantile(confidence: float, degrees_of_freedom: int) -> float:
+    """The t for which `P(|T| < t) = confidence` under Student's t distribution."""
+    if degrees_of_freedom < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            f"t_quantile: confidence={confidence}, {degrees_of_freedom=}. "
+            "Use a confidence between 0 and 1 and at least two values."
+        )
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):  # each halves the angle's interval: below float64's grid
+        middle = (low + high) / 2
+        if _t_probability(middle, degrees_of_freedom) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees_of_freedom) * math.tan(low)
+
+
+def _t_probability(angle: float, degrees_of_freedom: int) -> float:
+    """`P(|T| < sqrt(degrees_of_freedom) * tan(angle))`.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4: a finite sum for whole
+    degrees of freedom.
+    """
+    odd = degrees_of_freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(1 + odd, degrees_of_freedom, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * k / (k + 1)
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    return math.sin(angle) * total

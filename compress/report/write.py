@@ -1,0 +1,90 @@
+"""The command of this package: a compare directory in, a report out."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from compress.report.charts import Figure, Plot, all_figures
+from compress.report.extras import require
+from compress.report.html import render_html
+from compress.report.load import load_compare
+from compress.report.rows import summarize_rows
+from compress.report.table import render_table
+
+_PNG_SCALE = 2  # pixels per unit: sharp on a high-density screen
+
+
+class ReportPaths(NamedTuple):
+    """Where the parts of a report were written.
+
+    Attributes:
+      html: The page.
+      markdown: The table with its notes.
+      csv: Every number of every row.
+      plots: One PNG per plot.
+    """
+
+    html: pathlib.Path
+    markdown: pathlib.Path
+    csv: pathlib.Path
+    plots: tuple[pathlib.Path, ...]
+
+
+def write_report(
+    compare_dir: str | pathlib.Path,
+    out_dir: str | pathlib.Path | None = None,
+    *,
+    contrasts: Sequence[tuple[str, str]] | None = None,
+) -> ReportPaths:
+    """Writes `report.html`, `table.md`, `table.csv` and a PNG of each plot.
+
+    Args:
+      compare_dir: What a comparison wrote; see `load_compare`.
+      out_dir: Where to write; `compare_dir / "report"` if None.
+      contrasts: Pairs of rows to compare in a sentence; None takes those of
+        `compare.json`.
+
+    Raises:
+      ImportError: If the `report` extra is not installed.
+      FileNotFoundError, ValueError: As `load_compare`; ValueError if a contrast names
+        a row that does not exist.
+    """
+    for module in ("altair", "vl_convert", "jinja2"):
+        require(module)
+    comparison = load_compare(compare_dir)
+    out = pathlib.Path(compare_dir) / "report" if out_dir is None else out_dir
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = summarize_rows(comparison)
+    figures = all_figures(comparison, rows)
+    page = render_html(comparison, rows, figures, contrasts)
+    markdown = render_table(comparison, contrasts=contrasts)
+    table = render_table(comparison, style="csv")
+    return ReportPaths(
+        html=_write(out / "report.html", page),
+        markdown=_write(out / "table.md", markdown),
+        csv=_write(out / "table.csv", table),
+        plots=tuple(_write_png(out, plot) for plot in _plots(figures)),
+    )
+
+
+def _plots(figures: Sequence[Figure]) -> Iterator[Plot]:
+    for figure in figures:
+        yield from figure.plots
+
+
+def _write(path: pathlib.Path, text: str) -> pathlib.Path:
+    path.write_text(text, encoding="utf8")
+    return path
+
+
+def _write_png(directory: pathlib.Path, plot: Plot) -> pathlib.Path:
+    spec = {
+        **plot.wide,
+        "title": plot.title,
+        "background": "white",
+        "padding": 12,
+    }
+    path = directory / f"{plot.name}.png"
+    path.write_bytes(require("vl_convert").vegalite_to_png(spec, scale=_PNG_SCALE))
+    return path

@@ -1,0 +1,177 @@
+"""The page: whole, safe and offline."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from compress.report import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page would load, and its text outside scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.ids, self.text, self.scripts = [], [], [], 0
+        self.inside = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                self.loads.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        if self.inside not in ("script", "style"):
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(report):
+    return report.html.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_page_loads_nothing(text, page):
+    assert page.loads == []
+    assert "default-src 'none'" in text
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+def test_plotting_library_is_embedded_once(text):
+    assert text.count("vegaEmbed=") + text.count("vegaEmbed =") <= 2
+    assert len(text) < 4e6
+
+
+def test_scripts_are_the_data_the_library_and_ours(page):
+    assert page.scripts == 3
+
+
+def test_ids_are_unique(page):
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_page_shows_every_part(page):
+    shown = " ".join(page.text)
+    for heading in (
+        "Results",
+        "Failed runs",
+        "Accuracy against size",
+        "Accuracy against latency",
+        "Training loss",
+        "Evaluation accuracy",
+        "Sparsity during training",
+        "Sites",
+        "Fallbacks and other records",
+        "Where the numbers come from",
+    ):
+        assert heading in shown
+    assert "block1/conv/kernel" in shown
+    assert "stem/kernel: left in float" in shown
+    assert "Test CPU 9000" in shown
+    assert "P+Q - PTQ: " in shown
+
+
+def test_error_of_a_failed_run_is_text_and_not_markup(text, page):
+    assert "loss is nan </script><b>" in "".join(page.text)
+    assert "nan </script><b>" not in text
+
+
+def test_plot_data_is_json_with_both_widths(text):
+    data = re.search(r'<script id="plots"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    plots = json.loads(data[1])
+    assert [plot["view"] for plot in plots["accuracy-latency"]] == [
+        "batch 1",
+        "batch 64",
+    ]
+    assert all(p["wide"] and p["narrow"] for group in plots.values() for p in group)
+
+
+def test_plots_are_written_as_images(report):
+    names = {path.name for path in report.plots}
+    assert {"accuracy_size_bitmask.png", "accuracy_latency_batch_64.png"} <= names
+    assert {"curve_loss.png", "curve_eval_accuracy.png", "curve_sparsity.png"} <= names
+    for path in report.plots:
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_are_written_beside_the_page(report):
+    assert report.markdown.read_text().startswith("| Row | Accuracy % |")
+    assert report.csv.read_text().startswith("row,techniques,")
+    assert report.html.parent.name == "report"
+
+
+def test_comparison_without_results_or_latency_still_gives_a_page(compare_dir):
+    for path in compare_dir.glob("*/*"):
+        path.unlink()
+    (compare_dir / "latency.json").unlink()
+    paths = write_report(compare_dir, compare_dir / "elsewhere")
+    assert paths.plots == ()
+    shown = " ".join(Page(paths.html.read_text()).text)
+    assert "No run finished" in shown
+    assert "Latency was not measured." in shown
+
+
+def test_missing_extra_says_how_to_install_it(compare_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(ImportError, match=r'pip install "jax-compress\[report\]"'):
+        write_report(compare_dir)
+
+
+def test_package_imports_without_the_extra():
+    blocked = (
+        "import sys; sys.modules.update(altair=None, vl_convert=None, jinja2=None)"
+    )
+    command = f"{blocked}; import compress.report"
+    subprocess.run([sys.executable, "-c", command], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_browser_sorts_filters_and_draws(report, text, tmp_path):
+    click = "document.querySelector('[data-key=accuracy] button').click()"
+    page = tmp_path / "clicked.html"
+    page.write_text(f"{text}<script>{click}</script>")
+    dom = dump_dom(f"{page.as_uri()}#filter=prune", tmp_path / "profile")
+    table = dom[dom.index('<table id="results"') : dom.index("</table>")]
+    accuracies = [
+        float(re.findall(r'data-value="([^"]*)"', row)[1])
+        for row in re.findall(r"<tr data-search.*?</tr>", table, re.DOTALL)
+    ]
+    assert len(accuracies) == 4
+    assert accuracies == sorted(accuracies)
+    assert 'aria-sort="ascending"' in table
+    assert "2 of 4 rows" in dom
+    assert dom.count('class="marks"') == 5
+
+
+def dump_dom(url, profile):
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+        *("--no-first-run", "--disable-background-networking"),
+        *("--disable-component-update", "--disable-sync"),
+        *("--virtual-time-budget=8000", "--dump-dom"),
+    ]
+    command = [str(CHROMIUM), *flags, f"--user-data-dir={profile}", url]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
