@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 UV := $(shell command -v uv 2>/dev/null)
 RUN := $(VENV)/bin/python -m
-export JAX_PLATFORMS ?=
 
 .PHONY: help demo test test-newest check bench lock readme clean
 

@@ -6,7 +6,6 @@ import time
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from compress.cli import flags
 from compress.cli.inspecting import inspect_artifact, inspect_config
@@ -33,8 +32,8 @@ def run(config_path: str) -> int:
         )
         sizes = result["sizes"]
         print(
-            f"seed {seed}: accuracy {100 * result['accuracy']:.2f} % (trained forward "
-            f"{100 * result['trained_accuracy']:.2f} %), weights {sizes['file']:,} bytes "
+            f"seed {seed}: accuracy {result['accuracy']:.2%} (trained forward "
+            f"{result['trained_accuracy']:.2%}), weights {sizes['file']:,} bytes "
             f"({sizes['file'] / sizes['float']:.2f}x of float32), sparsity "
             f"{result['sparsity']:.1%}\n  artifact: {folder / 'artifact'}"
         )
@@ -56,7 +55,7 @@ def compare(config_path: str) -> int:
 def report(runs: str) -> int:
     """Prints the table of a comparison and writes its report."""
     directory = pathlib.Path(runs)
-    Console().print(render_table(load_compare(directory), style="terminal"))
+    print(render_table(load_compare(directory), style="terminal"))
     paths = write_report(directory)
     print(f"\nreport: {paths.html}\ntables: {paths.markdown}, {paths.csv}")
     print(f"plots:  {', '.join(str(path) for path in paths.plots)}")

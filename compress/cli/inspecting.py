@@ -62,7 +62,9 @@ def _stage_lines(config: Config) -> list[str]:
             if (setting := getattr(stage, name)) is not None
         ]
         end = start + stage.steps
-        lines.append(f"  {start:>6} to {end:<6} {stage.name}: {'; '.join(acting) or '-'}")
+        lines.append(
+            f"  {start:>6} to {end:<6} {stage.name}: {'; '.join(acting) or '-'}"
+        )
     if config.export.quantize is not None:
         lines.append("  after training: post-training quantization")
     return lines
@@ -74,7 +76,9 @@ def _predictions(
     leaves = jax.tree.leaves(params)
     parameters = sum(leaf.size for leaf in leaves)
     by_path = {str(site.path): site for site in sites.weighted}
-    saved = sum(_bytes_saved(site) for site in by_path.values() if _is_int8(site, plans))
+    saved = sum(
+        _bytes_saved(site) for site in by_path.values() if _is_int8(site, plans)
+    )
     float_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     macs = sum(site.macs for site in sites)
     optimizer = 1 if config.optimizer.name == "sgd" else 2
@@ -84,7 +88,7 @@ def _predictions(
         f"shipped weights: {float_bytes - saved:,} bytes "
         f"({(float_bytes - saved) / float_bytes:.2f}x), zeros stored",
         f"multiply-accumulates per example: {macs:,}",
-        f"memory of parameters, gradients and optimizer in training: {training:,} bytes",
+        f"parameters, gradients and optimizer in training: {training:,} bytes",
     ]
 
 
@@ -109,8 +113,9 @@ def inspect_artifact(path: pathlib.Path) -> str:
         f"{manifest.get('jax_version')}, for {', '.join(manifest['platforms'])}",
         f"inputs:  {_signature(manifest['inputs'])}",
         f"outputs: {_signature(manifest['outputs'])}",
-        f"weights: {sizes['weights']:,} bytes ({sizes['weights'] / sizes['float32']:.2f}x "
-        f"of float32), {sizes['parameters']:,} parameters",
+        f"weights: {sizes['weights']:,} bytes, "
+        f"{sizes['weights'] / sizes['float32']:.2f}x of float32, "
+        f"{sizes['parameters']:,} parameters",
         f"figures: {manifest.get('figures', {})}",
         f"compared with the trained forward on {verified.get('items')} items: largest "
         f"difference {verified.get('largest_difference', float('nan')):.1e}",
@@ -130,7 +135,7 @@ def _signature(specs: list[dict[str, Any]]) -> str:
 def _site_row(site: dict[str, Any]) -> tuple[str, ...]:
     total = site["num_weights"]
     zeros = f"{1 - site['num_nonzero'] / total:.1%}" if total else "-"
-    widths = {8: "int8", 32: "float32"}
+    widths = {8: "int8", 16: "float16", 32: "float32"}
     return (
         site["name"],
         site["op"],

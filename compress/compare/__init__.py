@@ -1,4 +1,4 @@
-"""Compare: every combination of techniques and every seed, trained, shipped, measured."""
+"""Compare: combinations of techniques and seeds, trained, shipped and measured."""
 
 from compress.compare.cell import CellError as CellError
 from compress.compare.cell import run_cell as run_cell

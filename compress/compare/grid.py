@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +14,9 @@ from compress.compare.cell import CellError, finished_result, run_cell
 from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
 from compress.config import Config, Row, parse_config, row_config
+from compress.machine import describe_machine
 from compress.schedule import load_task
-from compress.train import machine, teacher_of, versions
+from compress.train import teacher_of, versions
 from compress.train.loop import write_json
 
 
@@ -46,7 +46,8 @@ def compare(
             f"config {config.name!r} has no compare: section. Use `run` for a single "
             "model, or add rows to compare."
         )
-    say = say or Console(file=sys.stderr, highlight=False).print
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    say = say or console.print
     cells = _cells(config, directory)
     open_cells = [cell for cell in cells if not _is_finished(config, directory, *cell)]
     _write_settings(config, directory)
@@ -84,9 +85,7 @@ def _config_of(config: Config, row_name: str) -> Config:
     return row_config(config, row)
 
 
-def _is_finished(
-    config: Config, directory: pathlib.Path, row: str, seed: int
-) -> bool:
+def _is_finished(config: Config, directory: pathlib.Path, row: str, seed: int) -> bool:
     folder = directory / cell_folder(row, seed)
     return finished_result(_config_of(config, row), folder, seed) is not None
 
@@ -103,14 +102,16 @@ def _write_settings(config: Config, directory: pathlib.Path) -> None:
                 "reference": config.compare.reference,
                 "contrasts": [list(pair) for pair in config.compare.contrasts],
                 "seeds": list(config.seeds),
-                "machine": machine(),
+                "machine": describe_machine(),
                 "versions": versions(),
                 "notes": [],
             },
         )
         write_json(directory / "config.json", config.model_dump(mode="json"))
     except OSError as error:
-        raise CellError(f"{directory}: cannot be written ({error.strerror}).") from error
+        raise CellError(
+            f"{directory}: cannot be written ({error.strerror})."
+        ) from error
 
 
 def _train_teachers(
@@ -168,7 +169,11 @@ def _cell_job(dumped: dict[str, Any], row: str, seed: int, directory: str) -> st
         )
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
-        details = {"row": row, "seed": seed, "error": f"{type(error).__name__}: {error}"}
+        details = {
+            "row": row,
+            "seed": seed,
+            "error": f"{type(error).__name__}: {error}",
+        }
         write_json(folder / "error.json", details)
         (folder / "traceback.txt").write_text(traceback.format_exc())
         return f"failed: {error} (see {folder / 'traceback.txt'})"

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from compress.report.machine import describe_machine
+from compress.machine import describe_machine
 
 Clock = Callable[[], float]  # () -> seconds
 

@@ -86,7 +86,7 @@ class _Walk(NamedTuple):
 
 
 def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
-    """A loop on the device; a traced count, so that a shorter chunk is no other program."""
+    """A loop on the device; its count is traced: shorter chunks need no program."""
 
     def chunk(state: TrainState, data: Batch, num_steps: Array) -> Any:
         def one(index: Array, carry: Any) -> Any:

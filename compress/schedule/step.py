@@ -11,7 +11,11 @@ import compress.transform as transforms
 from compress.adapters import Model
 from compress.annotations import Array, PyTree
 from compress.config import Config
-from compress.schedule.optimizer import build_optimizer, learning_rate
+from compress.schedule.optimizer import (
+    build_optimizer,
+    learning_rate,
+    optax_promotion,
+)
 from compress.schedule.task import Batch, Task, example_inputs
 from compress.transform import State, Transform
 
@@ -84,17 +88,19 @@ def build_step(
 
         grad_of = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (outputs, model_state, observed)), grads = grad_of(state.params)
-        updates, optimizer_state = optimizer.update(
-            grads, state.optimizer, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
+        with optax_promotion():
+            updates, optimizer_state = optimizer.update(
+                grads, state.optimizer, state.params
+            )
+            params = optax.apply_updates(state.params, updates)
+            learning_rate_now = jnp.asarray(rate(count), jnp.float32)
         compression = transforms.update(
             transform, state.compression, params, grads, observed
         )
         metrics = {
             "loss": loss,
             "accuracy": jnp.mean(task.correct(outputs, batch).astype(jnp.float32)),
-            "learning_rate": jnp.asarray(rate(count), jnp.float32),
+            "learning_rate": learning_rate_now,
             **transforms.metrics(transform, compression),
         }
         new = TrainState(params, model_state, optimizer_state, compression, state.key)

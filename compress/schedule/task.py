@@ -1,6 +1,7 @@
 """A task: data, model and metric, as a user provides them."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -11,8 +12,8 @@ import jax
 from compress.adapters import Model
 from compress.annotations import Array, Bool, Float
 
-# Examples as arrays with one leading axis, by field.
-Batch = Mapping[str, Array]
+# Examples as arrays, NumPy's or JAX's, with one leading axis, by field.
+Batch = Mapping[str, Any]
 
 
 class TaskError(ValueError):
@@ -42,7 +43,7 @@ class Task(NamedTuple):
     inputs: tuple[str, ...] = ("x",)
     augment: Callable[[Array, Batch], Batch] | None = None
 
-    def inputs_of(self, batch: Batch) -> tuple[Array, ...]:
+    def inputs_of(self, batch: Batch) -> tuple[Any, ...]:
         """The model's inputs among the fields of a batch."""
         return tuple(batch[name] for name in self.inputs)
 
@@ -72,13 +73,23 @@ def load_task(reference: str) -> Task:
             f"task {reference!r}: {module.__file__} has no {attribute!r}. It has: "
             f"{public}."
         )
-    task = value if isinstance(value, Task) else value()
+    task = value() if inspect.isfunction(value) and not _needs(value) else value
     if not isinstance(task, Task):
         raise TaskError(
-            f"task {reference!r}: gives a {type(task).__name__}, not a compress.Task."
+            f"task {reference!r}: gives a {type(task).__name__}, not a compress.Task. "
+            "Name a Task, or a function without arguments that returns one."
         )
     _check(reference, task)
     return task
+
+
+def _needs(function: Callable[..., Any]) -> list[str]:
+    """The arguments a function cannot be called without."""
+    parameters = inspect.signature(function).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        p.name for p in parameters if p.default is p.empty and p.kind not in optional
+    ]
 
 
 def _check(reference: str, task: Task) -> None:

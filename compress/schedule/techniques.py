@@ -76,7 +76,8 @@ def _quantize(config: Config, starts: Sequence[int], teacher: Any) -> list[Trans
     if not active:
         return []
     setting = config.stages[active[0]].quantize
-    assert setting is not None and setting.weights is not None
+    assert setting is not None
+    assert setting.weights is not None
     last = active[-1]
     freeze = starts[last] + round(setting.freeze * config.stages[last].steps)
     start = starts[active[0]] + setting.delay

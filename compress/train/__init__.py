@@ -8,6 +8,5 @@ from compress.train.loop import RunError as RunError
 from compress.train.loop import Trained as Trained
 from compress.train.loop import train as train
 from compress.train.provenance import data_hash as data_hash
-from compress.train.provenance import machine as machine
 from compress.train.provenance import versions as versions
 from compress.train.teacher import teacher_of as teacher_of

@@ -42,13 +42,15 @@ class Checkpoints:
         self._check_identity(identity)
 
     def _check_identity(self, identity: str) -> None:
-        known = (self._checkpointer.root_metadata().custom_metadata or {}).get("identity")
+        known = (self._checkpointer.root_metadata().custom_metadata or {}).get(
+            "identity"
+        )
         if known not in (None, identity):
             self.close()
             raise CheckpointError(
-                f"{self.directory}: made by another config (hash {str(known)[:12]}, this "
-                f"one has {identity[:12]}). Go back to that config, or choose another "
-                "run directory."
+                f"{self.directory}: made by another config or seed (hash "
+                f"{str(known)[:12]}, this one has {identity[:12]}). Go back to that "
+                "config, or choose another run directory."
             )
 
     @property

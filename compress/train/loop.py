@@ -1,7 +1,6 @@
 """The training loop: chunks on the device, metrics and checkpoints between them."""
 
 import json
-import math
 import os
 import pathlib
 import signal
@@ -16,11 +15,13 @@ from absl import logging
 import compress.transform as transforms
 from compress.adapters import Model
 from compress.config import Config, config_hash
+from compress.machine import describe_machine
 from compress.schedule import (
     Task,
     TaskError,
     TrainState,
     build_chunk,
+    build_step,
     build_transform,
     init_state,
     stage_starts,
@@ -30,7 +31,7 @@ from compress.train.checkpoints import Checkpoints
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog
 from compress.train.progress import ProgressBar, progress_bar
-from compress.train.provenance import data_hash, git_commit, machine, versions
+from compress.train.provenance import data_hash, git_commit, versions
 from compress.transform import Transform
 
 
@@ -86,6 +87,7 @@ def train(
     model = _build(config, task, init_key)
     transform = build_transform(config, teacher)
     state = init_state(config, task, model, transform, run_key)
+    _check_step(config, task, model, transform, state)
     identity = f"{config_hash(config)}-seed{seed}"
     _prepare(directory, config, task, seed, identity, resume)
     checkpoints = Checkpoints(
@@ -124,7 +126,9 @@ class _Run:
 
     def _predict(self, state: TrainState, *inputs: Any) -> Any:
         compressed = transforms.apply(self.model.forward, self.transform)
-        return compressed(state.params, state.compression, state.model_state, *inputs)[0]
+        return compressed(state.params, state.compression, state.model_state, *inputs)[
+            0
+        ]
 
     def to_the_end(self, state: TrainState, quiet: bool) -> Trained:
         begin, total = int(state.compression.step), self.starts[-1]
@@ -145,7 +149,9 @@ class _Run:
                 self._record(step, state, values, due, log, bar)
                 if terminated.seen and step < total:
                     self.checkpoints.close()
-                    logging.warning("SIGTERM: saved at step %d; --resume goes on.", step)
+                    logging.warning(
+                        "SIGTERM: saved at step %d; --resume goes on.", step
+                    )
                     raise SystemExit(128 + signal.SIGTERM)
         transforms.check(self.transform, state.params, state.compression)
         seconds = time.monotonic() - started
@@ -161,12 +167,13 @@ class _Run:
         host = {name: np.asarray(x)[:count] for name, x in metrics.items()}
         bad = np.flatnonzero(~np.isfinite(host["loss"]))
         if bad.size:
+            first = step + int(bad[0])
+            good = self.checkpoints.latest
             raise RunError(
                 f"{self.directory}: the loss is {host['loss'][bad[0]]} at step "
-                f"{step + int(bad[0]) + 1}, in stage {self._stage(step + int(bad[0]))!r}"
-                f" of config {self.config.name!r}. Lower its learning_rate or set "
-                f"optimizer.clip_norm. The newest checkpoint, from step "
-                f"{self.checkpoints.latest}, is good."
+                f"{first + 1}, in stage {self._stage(first)!r} of config "
+                f"{self.config.name!r}. Lower its learning_rate or set "
+                f"optimizer.clip_norm. The newest good checkpoint: {good}."
             )
         means = {name: float(host[name].mean()) for name in ("loss", "accuracy")}
         return {**{name: float(x[-1]) for name, x in host.items()}, **means}
@@ -235,6 +242,17 @@ def _check_data(config: Config, task: Task) -> None:
                 )
 
 
+def _check_step(
+    config: Config, task: Task, model: Model, transform: Transform, state: TrainState
+) -> None:
+    """Traces one step, so that whatever does not fit is found before work starts."""
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+        for name, x in task.train.items()
+    }
+    jax.eval_shape(build_step(config, task, model, transform), state, batch)
+
+
 def _build(config: Config, task: Task, key: jax.Array) -> Model:
     try:
         model = task.build(key, **config.model)
@@ -273,7 +291,7 @@ def _prepare(
             "data_hash": data_hash(task),
             "git_commit": git_commit(),
             "versions": versions(),
-            "machine": machine(),
+            "machine": describe_machine(),
         }
         write_json(directory / "run.json", provenance)
         write_json(directory / "config.json", config.model_dump(mode="json"))

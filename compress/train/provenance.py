@@ -2,12 +2,9 @@
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import subprocess
-from typing import Any
 
-import jax
 import numpy as np
 
 from compress.schedule import Task
@@ -24,26 +21,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def machine() -> dict[str, Any]:
-    """The machine, in words."""
-    return {
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "system": platform.platform(terse=True),
-        "backend": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.devices()],
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [x.partition(":")[2] for x in lines if x.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -17,7 +17,9 @@ def teacher_config(config: Config) -> Config:
     """The teacher's training as a config of its own."""
     teacher = config.teacher
     assert teacher is not None
-    stage = Stage(name="teach", steps=teacher.steps, learning_rate=teacher.learning_rate)
+    stage = Stage(
+        name="teach", steps=teacher.steps, learning_rate=teacher.learning_rate
+    )
     return config.model_copy(
         update={
             "name": "teacher",

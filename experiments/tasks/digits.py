@@ -4,6 +4,8 @@ A convolutional teacher and fully connected students: what the teacher knows of
 neighbouring pixels, the students can only learn from it.
 """
 
+import importlib.util
+import pathlib
 from typing import Any
 
 import jax
@@ -60,15 +62,27 @@ def build(key: jax.Array, kind: str = "mlp", width: int = 128) -> compress.Model
 
 
 def load() -> dict[str, dict[str, np.ndarray]]:
-    """The images, shuffled with a fixed seed: 1,257 to train, 180 and 360 to test."""
-    from sklearn.datasets import load_digits
+    """The images, shuffled with a fixed seed.
 
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    x = (digits.data[order] / 16.0).astype(np.float32)
-    y = digits.target[order].astype(np.int32)
+    Returns:
+      `train` (1,257 images), `validation` (180) and `test` (360), each with `x`
+      `[n, 64]` float32 in [0, 1] and `y` `[n]` int32.
+    """
+    table = np.loadtxt(_csv(), delimiter=",", dtype=np.int32)
+    table = np.random.default_rng(0).permutation(table)
+    x, y = (table[:, :-1] / 16.0).astype(np.float32), table[:, -1]
     cuts = {"test": (0, 360), "validation": (360, 540), "train": (540, len(y))}
     return {name: {"x": x[a:b], "y": y[a:b]} for name, (a, b) in cuts.items()}
+
+
+def _csv() -> pathlib.Path:
+    """scikit-learn's file; importing scikit-learn would take longer than training."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ImportError(
+            "the digits come with scikit-learn: pip install 'jax-compress[data]'."
+        )
+    return pathlib.Path(package.origin).parent / "datasets/data/digits.csv.gz"
 
 
 def shift(key: jax.Array, batch: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Benchmarks: interleaved medians and ratios, never single times."""
