@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import primitives
 
 from compress.annotations import Array, Num
-from compress.interpret.program import Equation, bind
+from compress.interpret.program import Equation, bind, split_primitive
 
 
 @jax.tree_util.register_dataclass
@@ -132,7 +132,7 @@ def pass_through(
 ) -> Sequence[Quantized] | None:
     """The boxes that come out of an operation that only moves elements, or None."""
     box = operands[0] if operands else None
-    if isinstance(box, Quantized) and equation.primitive is primitives.split_p:
+    if isinstance(box, Quantized) and equation.primitive is split_primitive():
         return _split(equation, box)
     moved = _moved(equation, operands)
     return None if moved is None else [moved]

@@ -1,12 +1,14 @@
 """A traced program: a jaxpr with its constants and the trees around it."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import source_info_util
-from jax.extend.core import Literal
 from jax.extend.core import JaxprEqn as Equation
+from jax.extend.core import Literal
 
 # Where an equation stands: its index in the program, then for each nested program
 # the body it is in and its index there, `(3, 0, 12)`.
@@ -41,6 +43,14 @@ def trace(function: Callable[..., Any], *args: Any) -> Program:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """Splits a jaxpr from its constants (jax 0.11 merged the two kinds of jaxpr)."""
     return getattr(jaxpr, "jaxpr", jaxpr), tuple(getattr(jaxpr, "consts", ()))
+
+
+@functools.cache
+def split_primitive() -> Any:
+    """The primitive of `jax.lax.split`, which `jax.extend` does not list."""
+    example = jax.ShapeDtypeStruct((2,), jnp.float32)
+    closed = jax.make_jaxpr(lambda x: jax.lax.split(x, (1, 1)))(example)
+    return open_jaxpr(closed)[0].eqns[0].primitive
 
 
 def is_literal(atom: Any) -> bool:

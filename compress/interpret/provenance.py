@@ -15,6 +15,7 @@ from compress.interpret.program import (
     Program,
     is_literal,
     source_line,
+    split_primitive,
 )
 
 CONTRACTIONS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
@@ -135,7 +136,7 @@ def _visit(
     _refuse_unknown(equation)
     if equation.primitive is primitives.gather_p and operands[0] is not None:
         found.gathered.add(operands[0].path)
-    if equation.primitive is primitives.split_p:
+    if equation.primitive is split_primitive():
         return [operands[0]] * len(equation.outvars)
     return [_moved(equation, operands), *nothing[1:]]
 

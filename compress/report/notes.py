@@ -23,6 +23,11 @@ def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> lis
     sentences.append(f"Most accurate: {_describe(best)}.")
     smallest = min(finished, key=lambda row: row.sizes["file"])
     sentences.append(f"Smallest file: {_describe(smallest)}, {_size(smallest)}.")
+    packed = min(finished, key=lambda row: row.sizes["bitmask"])
+    sentences.append(
+        f"Smallest with zeros packed away (bitmask): {_describe(packed)}, "
+        f"{_size(packed, 'bitmask')}."
+    )
     not_worse = [row for row in finished if _not_worse(row, comparison)]
     if not_worse:
         row = min(not_worse, key=lambda row: row.sizes["file"])
@@ -165,6 +170,12 @@ def _fastest(batch: int, reference: str, rows: Sequence[RowSummary]) -> str:
         return f"No row was timed at batch {batch}."
     row = min(timed, key=lambda row: row.latency[batch].paired_ratio)
     entry = row.latency[batch]
+    usual = [r.latency[batch].quartiles_us[0] for r in timed if r.name == reference]
+    if usual and entry.quartiles_us[1] >= usual[0]:
+        return (
+            f"At batch {batch} no row is measurably faster than {reference}: the "
+            "middle halves of their times overlap."
+        )
     return (
         f"Fastest at batch {batch}: {row.name}, "
         f"{units.format_ratio(entry.paired_ratio)} the time of {reference} "
@@ -181,8 +192,8 @@ def _describe(row: RowSummary) -> str:
     return f"{text} ({units.format_difference(row.difference)} points{mark})"
 
 
-def _size(row: RowSummary) -> str:
-    size, ratio = row.sizes["file"], row.size_ratio("file")
+def _size(row: RowSummary, column: str = "file") -> str:
+    size, ratio = row.sizes[column], row.size_ratio(column)
     return (
         f"{units.format_bytes(size)}, {units.format_ratio(ratio)} smaller than float32"
     )

@@ -41,7 +41,7 @@ def chunk_of(config: Config) -> Any:
 
 def main() -> None:
     """Measures and saves."""
-    config = load_config(_CONFIG, ["teacher=null", "export.quantize=null"])
+    config = load_config(_CONFIG)
     assert config.compare is not None
     rows = {row.name: row for row in config.compare.rows}
     names = {"plain": "baseline + budget", "masks": "P", "fake-quant": "Q"}
