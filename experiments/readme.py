@@ -1,6 +1,6 @@
 """Puts the table of a comparison into README.md, between its markers.
 
-  python -m experiments.readme runs/digits
+python -m experiments.readme runs/digits
 """
 
 import pathlib

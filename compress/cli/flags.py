@@ -47,7 +47,7 @@ def show_only_ours(help_text: str) -> None:
         if exitcode is not None:
             sys.exit(exitcode)
 
-    app.usage = show
+    setattr(app, "usage", show)  # noqa: B010 - replaces absl's own
 
 
 def _own_help() -> str:

@@ -121,7 +121,9 @@ def inspect_artifact(path: pathlib.Path) -> str:
         f"difference {verified.get('largest_difference', float('nan')):.1e}",
         "",
     ]
-    rows = [("site", "op", "shape", "MACs", "weight", "activation", "zeros", "note")]
+    rows: list[tuple[str, ...]] = [
+        ("site", "op", "shape", "MACs", "weight", "activation", "zeros", "note")
+    ]
     rows += [_site_row(site) for site in manifest["sites"]]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines += ["  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]

@@ -59,7 +59,8 @@ def run_cell(
     transform, state = _final_transform(config, task, trained, seed)
     result = _ship(config, task, trained, transform, state, directory, seed)
     write_json(directory / RESULT, result)
-    (directory / "error.json").unlink(missing_ok=True)
+    for name in ("error.json", "traceback.txt"):
+        (directory / name).unlink(missing_ok=True)
     return result
 
 
@@ -69,16 +70,23 @@ def finished_result(
     """The result of a finished cell.
 
     Raises:
-      CellError: If the directory holds the result of another config.
+      CellError: If the directory holds the result of another config, or a damaged one.
     """
     path = directory / RESULT
     if not path.exists():
         return None
-    result = json.loads(path.read_text())
-    if (result["config_hash"], result["seed"]) != (config_hash(config), seed):
+    try:
+        result = json.loads(path.read_text())
+        found, found_seed = str(result["config_hash"]), result["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CellError(
+            f"{path}: not a result ({type(error).__name__}: {error}). Remove it, and "
+            "run again."
+        ) from None
+    if (found, found_seed) != (config_hash(config), seed):
         raise CellError(
             f"{directory}: holds the result of another config "
-            f"({result['config_hash'][:12]}, seed {result['seed']}; this one is "
+            f"({found[:12]}, seed {found_seed}; this one is "
             f"{config_hash(config)[:12]}, seed {seed}). Choose another --workdir, or "
             "remove it."
         )

@@ -13,11 +13,12 @@ from rich.console import Console
 from compress.compare.cell import CellError, finished_result, run_cell
 from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
-from compress.config import Config, Row, parse_config, row_config
+from compress.config import Config, Row, config_hash, parse_config, row_config
 from compress.machine import describe_machine
 from compress.schedule import load_task
 from compress.train import teacher_of, versions
 from compress.train.loop import write_json
+from compress.train.teacher import teacher_config
 
 
 def compare(
@@ -118,13 +119,16 @@ def _train_teachers(
     config: Config, directory: pathlib.Path, say: Callable[[str], None]
 ) -> None:
     """Before the cells, so that two of them do not train the same teacher."""
-    task = load_task(config.task)
+    task, trained = load_task(config.task), set()
     for row in _rows(config):
         own = row_config(config, row)
-        if own.teacher is not None:
+        if own.teacher is None:
+            continue
+        identity = config_hash(teacher_config(own))
+        if identity not in trained:
             say(f"teacher: {dict(own.teacher.model)}, {own.teacher.steps} steps")
             teacher_of(own, task, directory / "teachers")
-            return
+            trained.add(identity)
 
 
 def _run(

@@ -31,8 +31,9 @@ def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> Non
     }
     if not artifacts:
         return
+    assert config.compare is not None
     task = load_task(config.task)
-    reference = _float_row(artifacts, config.compare.reference)  # type: ignore[union-attr]
+    reference = _float_row(artifacts, config.compare.reference)
     results = {}
     for batch in BATCHES:
         inputs = [_rows(np.asarray(x), batch) for x in task.inputs_of(task.test)]

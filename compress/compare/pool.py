@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from compress.compare.cell import CellError
+
 Job = tuple[Any, ...]
 
 
@@ -30,7 +32,7 @@ def run_jobs(
       cache: Where compiled programs are shared between workers.
 
     Raises:
-      RuntimeError: If a worker dies.
+      CellError: If a worker dies.
     """
     context = multiprocessing.get_context("spawn")
     slots = context.SimpleQueue()
@@ -44,7 +46,7 @@ def run_jobs(
             for future in concurrent.futures.as_completed(pending):
                 yield pending[future], future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise RuntimeError(
+            raise CellError(
                 "a worker process died, perhaps for lack of memory. What is finished "
                 "is kept: the same command goes on. Try fewer --workers."
             ) from error

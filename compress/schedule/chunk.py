@@ -88,7 +88,11 @@ class _Walk(NamedTuple):
 def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
     """A loop on the device; its count is traced: shorter chunks need no program."""
 
+    traces: list[None] = []
+
     def chunk(state: TrainState, data: Batch, num_steps: Array) -> Any:
+        traces.append(None)  # runs when traced: once per compilation
+
         def one(index: Array, carry: Any) -> Any:
             state, order, log = carry
             count = state.compression.step
@@ -111,14 +115,17 @@ def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
     compiled = jax.jit(chunk, donate_argnums=0)
     return Chunk(
         lambda state, data, num_steps: compiled(state, data, jnp.int32(num_steps)),
-        lambda: compiled._cache_size(),  # type: ignore[attr-defined]
+        lambda: len(traces),
     )
 
 
 def _host_chunk(step: Any, walk: _Walk) -> Chunk:
     """Steps dispatched one after the other; the host does not wait for any of them."""
 
+    traces: list[None] = []
+
     def one(state: TrainState, data: Batch, order: Array) -> Any:
+        traces.append(None)
         return step(state, walk.batch(data, order, state.compression.step))
 
     compiled, order_at = jax.jit(one, donate_argnums=0), jax.jit(walk.order)
@@ -134,4 +141,4 @@ def _host_chunk(step: Any, walk: _Walk) -> Chunk:
             log.append(metrics)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *log)
 
-    return Chunk(run, lambda: compiled._cache_size())  # type: ignore[attr-defined]
+    return Chunk(run, lambda: len(traces))

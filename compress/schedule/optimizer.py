@@ -1,7 +1,7 @@
 """The optimizer and its learning rate, by stage."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 import optax
@@ -10,7 +10,7 @@ from compress.config import Config, LearningRate
 
 
 @contextlib.contextmanager
-def optax_promotion() -> Iterator[None]:
+def optax_promotion() -> Generator[None]:
     """JAX's default promotion: optax mixes integer counts with floats.
 
     Users (and our tests) may run under strict promotion; only optax is exempt.

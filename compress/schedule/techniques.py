@@ -102,11 +102,13 @@ def _distill(
         if stage.distill is not None:
             window = (starts[index], starts[index + 1])
             windows.setdefault(stage.distill, []).append(window)
-    if windows and teacher is None:
+    if not windows:
+        return []
+    if teacher is None:
         raise ValueError("the schedule distills, but there is no teacher.")
     return [
         distill.soft_targets(
-            teacher,  # type: ignore[arg-type]  # checked above
+            teacher,
             temperature=setting.temperature,
             soft_weight=setting.soft_weight,
             hard_weight=setting.hard_weight,

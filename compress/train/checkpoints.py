@@ -32,9 +32,10 @@ class Checkpoints:
           identity: Hash of what the run is; another one is refused.
         """
         self.directory = directory.absolute()
-        policies = orbax.training.preservation_policies
+        # Typed loosely: orbax re-exports its policies under another name.
+        policies: Any = orbax.training.preservation_policies
         self._checkpointer = orbax.training.Checkpointer(
-            self.directory,
+            str(self.directory),
             preservation_policy=policies.LatestN(keep),
             custom_metadata={"identity": identity},
             cleanup_tmp_directories=True,
@@ -42,9 +43,8 @@ class Checkpoints:
         self._check_identity(identity)
 
     def _check_identity(self, identity: str) -> None:
-        known = (self._checkpointer.root_metadata().custom_metadata or {}).get(
-            "identity"
-        )
+        metadata: Any = self._checkpointer.root_metadata().custom_metadata or {}
+        known = metadata.get("identity")
         if known not in (None, identity):
             self.close()
             raise CheckpointError(

@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -16,7 +17,7 @@ from rich.progress import (
 class ProgressBar:
     """Shows how far a run is."""
 
-    def __init__(self, progress: Progress, task_id: int) -> None:
+    def __init__(self, progress: Progress, task_id: TaskID) -> None:
         self._progress = progress
         self._task_id = task_id
 
@@ -24,7 +25,7 @@ class ProgressBar:
         """Moves the bar to `step`."""
         parts = [f"{name} {value:.3g}" for name, value in metrics.items()]
         self._progress.update(
-            self._task_id,  # type: ignore[arg-type]  # rich's TaskID is an int
+            self._task_id,
             completed=step,
             description=stage,
             detail="  ".join(parts),
@@ -32,7 +33,7 @@ class ProgressBar:
 
 
 @contextlib.contextmanager
-def progress_bar(name: str, total: int, *, quiet: bool) -> Iterator[ProgressBar]:
+def progress_bar(name: str, total: int, *, quiet: bool) -> Generator[ProgressBar]:
     """A bar over `total` steps, on the terminal's error stream."""
     from rich.console import Console
 
