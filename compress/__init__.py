@@ -13,6 +13,7 @@ from compress.export import load as load
 from compress.sites import Site as Site
 from compress.sites import Sites as Sites
 from compress.sites import find_sites as find_sites
+from compress.task import Task as Task
 from compress.transform import ContractError as ContractError
 from compress.transform import State as State
 from compress.transform import Transform as Transform

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 
 import compress
-from compress.schedule import Task
 
 
 def build(key: jax.Array, width: int = 8, classes: int = 3) -> compress.Model:
@@ -46,7 +45,7 @@ def loss(logits: jax.Array, batch: Any) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
 
-def task() -> Task:
+def task() -> compress.Task:
     """Three blobs in five dimensions."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(3, 5)) * 2
@@ -56,7 +55,7 @@ def task() -> Task:
         x = (centers[y] + rng.normal(size=(count, 5))).astype(np.float32)
         return {"x": x, "y": y}
 
-    return Task(
+    return compress.Task(
         build=build,
         train=examples(70),
         test=examples(40),
@@ -69,7 +68,7 @@ def task() -> Task:
     )
 
 
-def nan_task() -> Task:
+def nan_task() -> compress.Task:
     """Its loss is NaN from the first step on."""
     return task()._replace(loss=lambda logits, batch: loss(logits, batch) * jnp.nan)
 

@@ -8,9 +8,9 @@ import jax
 import compress.transform as transforms
 from compress.config import Config
 from compress.export import read_manifest
-from compress.schedule import build_transform, load_task, post_training, stage_starts
-from compress.schedule.task import example_inputs
+from compress.schedule import build_transform, post_training, stage_starts
 from compress.sites import Site, Sites, find_sites
+from compress.task import example_inputs, load_task
 from compress.transform import Transform, chain
 
 

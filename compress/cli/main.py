@@ -29,7 +29,7 @@ from compress.cli import flags as own_flags
 from compress.compare import CellError
 from compress.config import ConfigError
 from compress.export import ArtifactError
-from compress.schedule import TaskError
+from compress.task import TaskError
 from compress.train import CheckpointError, RunError
 
 COMMANDS: dict[str, tuple[Callable[..., int], int, int]] = {

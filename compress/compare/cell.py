@@ -12,8 +12,9 @@ import compress.transform as transforms
 from compress.config import Config, config_hash
 from compress.export import Artifact, export
 from compress.report import size_accounting
-from compress.schedule import Task, load_task, post_training, stage_starts
+from compress.schedule import post_training, stage_starts
 from compress.sites import find_sites
+from compress.task import Task, load_task
 from compress.train import Trained, evaluate, hash_of, teacher_of, train
 from compress.train.loop import write_json
 from compress.transform import State, Transform, calibrate, chain

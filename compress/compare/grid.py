@@ -15,7 +15,7 @@ from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
 from compress.config import Config, Row, config_hash, parse_config, row_config
 from compress.machine import describe_machine
-from compress.schedule import load_task
+from compress.task import load_task
 from compress.train import teacher_of, versions
 from compress.train.loop import write_json
 from compress.train.teacher import teacher_config

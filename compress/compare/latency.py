@@ -10,7 +10,7 @@ from compress.compare.cell import RESULT
 from compress.config import Config
 from compress.export import Artifact, load
 from compress.report import measure_latency, write_latency
-from compress.schedule import load_task
+from compress.task import load_task
 
 BATCHES = (1, 64)
 

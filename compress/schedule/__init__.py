@@ -7,9 +7,6 @@ from compress.schedule.optimizer import learning_rate as learning_rate
 from compress.schedule.step import TrainState as TrainState
 from compress.schedule.step import build_step as build_step
 from compress.schedule.step import init_state as init_state
-from compress.schedule.task import Task as Task
-from compress.schedule.task import TaskError as TaskError
-from compress.schedule.task import load_task as load_task
 from compress.schedule.techniques import build_transform as build_transform
 from compress.schedule.techniques import post_training as post_training
 from compress.schedule.techniques import stage_starts as stage_starts

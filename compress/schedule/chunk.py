@@ -10,8 +10,8 @@ from compress.adapters import Model
 from compress.annotations import Array, Int
 from compress.config import Config
 from compress.schedule.step import TrainState, build_step
-from compress.schedule.task import Batch, Task, example_inputs
 from compress.sites import find_sites
+from compress.task import Batch, Task, example_inputs
 from compress.transform import Transform
 
 

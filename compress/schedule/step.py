@@ -16,7 +16,7 @@ from compress.schedule.optimizer import (
     learning_rate,
     optax_promotion,
 )
-from compress.schedule.task import Batch, Task, example_inputs
+from compress.task import Batch, Task, example_inputs
 from compress.transform import State, Transform
 
 

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from compress.annotations import Bool, Int
-from compress.schedule import Task
-from compress.schedule.task import Batch
+from compress.task import Batch, Task
 
 _BATCH = 512
 

@@ -17,8 +17,6 @@ from compress.adapters import Model
 from compress.config import Config, config_hash
 from compress.machine import describe_machine
 from compress.schedule import (
-    Task,
-    TaskError,
     TrainState,
     build_chunk,
     build_step,
@@ -27,6 +25,7 @@ from compress.schedule import (
     stage_starts,
 )
 from compress.schedule.techniques import Teacher
+from compress.task import Task, TaskError
 from compress.train.checkpoints import Checkpoints
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog

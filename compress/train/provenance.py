@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 
-from compress.schedule import Task
+from compress.task import Task
 
 _PACKAGES = ("jax-compress", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from compress.annotations import PyTree
 from compress.config import Config, Export, Stage, config_hash
-from compress.schedule import Task
 from compress.schedule.techniques import Teacher
+from compress.task import Task
 from compress.train.loop import train
 
 # One teacher for all seeds: rows are compared as students of the same one.

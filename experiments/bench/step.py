@@ -11,7 +11,8 @@ import jax
 
 from compress.config import Config, load_config, row_config
 from compress.report import measure_latency
-from compress.schedule import build_chunk, build_transform, init_state, load_task
+from compress.schedule import build_chunk, build_transform, init_state
+from compress.task import load_task
 from experiments.bench.results import save
 
 _CONFIG = pathlib.Path(__file__).parents[2] / "configs/digits.yaml"

@@ -15,7 +15,6 @@ import optax
 from flax import nnx
 
 import compress
-from compress.schedule import Task
 
 _CLASSES = 10
 _PIXELS = 8
@@ -106,10 +105,10 @@ def correct(logits: jax.Array, batch: Any) -> jax.Array:
     return jnp.argmax(logits, -1) == batch["y"]
 
 
-def task() -> Task:
+def task() -> compress.Task:
     """The task for a config: `task: experiments.tasks.digits:task`."""
     data = load()
-    return Task(
+    return compress.Task(
         build=build,
         train=data["train"],
         validation=data["validation"],

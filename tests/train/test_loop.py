@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from compress.config import parse_config
-from compress.schedule import TaskError
+from compress.task import TaskError
 from compress.train import CheckpointError, RunError, hash_of, teacher_of, train
 from compress.train.metrics import read_metrics
 from tests import tiny

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.schedule import TaskError, load_task
+from compress.task import TaskError, load_task
 from tests import tiny
 
 

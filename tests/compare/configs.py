@@ -1,0 +1,36 @@
+"""A comparison of seconds."""
+
+from typing import Any
+
+from compress.config import Config, parse_config, row_config
+
+SETTINGS: dict[str, Any] = {
+    "name": "tiny",
+    "task": "tests.tiny:task",
+    "batch_size": 16,
+    "log_every": 10,
+    "stages": [
+        {"name": "fit", "steps": 10, "learning_rate": 0.02},
+        {
+            "name": "thin",
+            "steps": 10,
+            "learning_rate": 0.01,
+            "prune": {"sparsity": 0.5, "every": 2},
+        },
+    ],
+    "export": {"quantize": {"batches": 2}, "platforms": ["cpu"]},
+}
+ROWS = [{"name": "float"}, {"name": "P + PTQ", "use": ["prune", "ptq"]}]
+
+
+def comparison(rows: Any = ROWS, seeds: Any = (0,), **changes: Any) -> Config:
+    compare = {"rows": list(rows)}
+    return parse_config(
+        {**SETTINGS, "compare": compare, "seeds": list(seeds), **changes}
+    )
+
+
+def row(index: int, **changes: Any) -> Config:
+    config = comparison(**changes)
+    assert config.compare is not None
+    return row_config(config, config.compare.rows[index])

@@ -1,0 +1,143 @@
+"""A comparison: rows times seeds, resumable, with a failing cell among them."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+import compress.compare.grid as grid
+from compress.compare import CellError, compare
+from compress.compare.pool import run_jobs
+from compress.config import parse_config
+from compress.report import load_compare
+from tests.compare import configs
+
+# Its model takes no such argument.
+BROKEN = {"name": "broken", "set": {"model.depth": 3}}
+GOOD = {"name": "P + PTQ", "use": ["prune", "ptq"]}
+
+
+def in_this_process(function: Any, jobs: Any, *, workers: int, cache: Any) -> Any:
+    """Like `run_jobs`, without processes."""
+    assert workers >= 1
+    for job in jobs:
+        yield job, function(*job)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker processes, and no time spent on latency."""
+    monkeypatch.setattr(grid, "run_jobs", in_this_process)
+    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(
+    here: None, tmp_path: pathlib.Path
+) -> None:
+    config = configs.comparison(rows=[BROKEN, {"name": "float", "stages": 1}])
+    lines: list[str] = []
+    assert compare(config, tmp_path, say=lines.append) == 1
+    error = json.loads((tmp_path / "broken-seed0/error.json").read_text())
+    assert (error["row"], error["seed"]) == ("broken", 0)
+    assert "cannot build the model" in error["error"] and "depth" in error["error"]
+    assert "TaskError" in (tmp_path / "broken-seed0/traceback.txt").read_text()
+    assert any("broken, seed 0: failed" in line for line in lines)
+    loaded = load_compare(tmp_path)
+    assert [c.row for c in loaded.cells] == ["float"]
+    assert [c.row for c in loaded.failed] == ["broken"]
+
+    # The same command goes on: what is finished stays, what failed is tried again.
+    before = (tmp_path / "float-seed0/result.json").stat()
+    lines.clear()
+    assert compare(config, tmp_path, say=lines.append) == 1
+    assert (tmp_path / "float-seed0/result.json").stat().st_mtime_ns == before.st_mtime_ns
+    assert "1 of 2 cells are finished already" in lines
+
+
+def test_a_directory_of_another_config_is_refused(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "float-seed0"
+    folder.mkdir()
+    (folder / "result.json").write_text('{"config_hash": "0123456789abcdef", "seed": 0}')
+    with pytest.raises(CellError, match=r"0123456789ab.*Choose another --workdir"):
+        compare(configs.comparison(), tmp_path, say=lambda line: None)
+    assert not (tmp_path / "compare.json").exists()
+
+
+def test_rows_of_the_same_folder_are_refused(tmp_path: pathlib.Path) -> None:
+    config = configs.comparison(rows=[{"name": "a b"}, {"name": "a/b"}])
+    with pytest.raises(CellError, match="same folder name; letters, digits"):
+        compare(config, tmp_path)
+
+
+def test_a_config_of_one_model_asks_for_rows(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CellError, match="Use `run` for a single\\s+model, or add rows"):
+        compare(parse_config(configs.SETTINGS), tmp_path)
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CellError, match=r"cannot be written \(Not a directory\)"):
+        compare(configs.comparison(), tmp_path / "file/runs", say=lambda line: None)
+
+
+def test_each_teacher_is_trained_once_before_the_cells(
+    here: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        grid, "teacher_of", lambda config, *args: asked.append(config.teacher.steps)
+    )
+    monkeypatch.setattr(grid, "_run", lambda *args: 0)
+    stages = [{"steps": 5, "learning_rate": 0.01, "distill": {}}]
+    teacher = {"model": {"width": 4}, "steps": 5, "learning_rate": 0.01}
+    rows = [
+        {"name": "none"},
+        {"name": "D", "use": ["distill"]},
+        {"name": "D again", "use": ["distill"], "set": {"batch_size": 16}},
+        {"name": "D longer", "use": ["distill"], "set": {"teacher.steps": 9}},
+    ]
+    config = configs.comparison(rows=rows, stages=stages, teacher=teacher, export={})
+    compare(config, tmp_path, say=lambda line: None)
+    assert asked == [5, 9]
+
+
+def _exit() -> None:
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_explained(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CellError, match="Try fewer --workers"):
+        list(run_jobs(_exit, [()], workers=1, cache=tmp_path))
+
+
+@pytest.mark.slow
+def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = configs.comparison(rows=[BROKEN, GOOD], seeds=(0, 1))
+    lines: list[str] = []
+    assert compare(config, tmp_path, workers=2, say=lines.append) == 2
+    loaded = load_compare(tmp_path)
+    assert sorted((c.row, c.seed) for c in loaded.cells) == [
+        ("P + PTQ", 0),
+        ("P + PTQ", 1),
+    ]
+    assert sorted((c.row, c.seed) for c in loaded.failed) == [
+        ("broken", 0),
+        ("broken", 1),
+    ]
+    hashes = {c.checkpoint_hash for c in loaded.cells}
+    assert len(hashes) == 2, "two seeds gave one model"
+    assert set(loaded.latency) == {1, 64}
+    assert set(loaded.latency[64].entries) == {"P + PTQ"}
+
+    before = {c.seed: c.checkpoint_hash for c in loaded.cells}
+    files = [tmp_path / f"P_PTQ-seed{seed}/result.json" for seed in (0, 1)]
+    times = [file.stat().st_mtime_ns for file in files]
+    compare(config, tmp_path, workers=1, say=lines.append)
+    assert "2 of 4 cells are finished already" in lines
+    assert times == [file.stat().st_mtime_ns for file in files]
+    assert before == {c.seed: c.checkpoint_hash for c in load_compare(tmp_path).cells}
