@@ -21,6 +21,7 @@ goes on with --resume; `compare` always goes on, and skips what is finished.
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -59,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs a command; returns the exit status."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    if not own_flags.VERBOSE.value:
+        logging.get_absl_logger().addFilter(_is_not_of_orbax)
     if len(argv) < 2:
         print(__doc__)
         return 2
@@ -80,6 +83,11 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _is_not_of_orbax(record: Any) -> bool:
+    """orbax logs a traceback per thread for an error that it raises as well."""
+    return "/orbax/" not in record.pathname
 
 
 def _usage(problem: str) -> int:

@@ -1,7 +1,9 @@
 """Checkpoints of a run, written while it goes on (orbax)."""
 
+import contextlib
 import hashlib
 import pathlib
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -63,7 +65,8 @@ class Checkpoints:
         """Starts saving; waits only for a save still under way."""
         # Copied to the host first: the state's buffers are donated to the next chunk.
         flat = {k: _to_host(v) for k, v in _flatten(state).items()}
-        self._checkpointer.save_async(step, flat, force=True)
+        with self._reporting(f"step {step} cannot be saved"):
+            self._checkpointer.save_async(step, flat, force=True)
 
     def load(self, like: PyTree) -> PyTree:
         """The newest checkpoint, as a pytree like `like`."""
@@ -80,7 +83,26 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._checkpointer.close()
+        with self._reporting("the newest step cannot be saved"):
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _reporting(self, what: str) -> Generator[None]:
+        """One line instead of what the threads of orbax have to say."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = _disk_reason(error) or str(error)[:200]
+            raise CheckpointError(
+                f"{self.directory}: {what} ({reason}). Free some space or choose "
+                "another --workdir; --resume goes on from the newest whole checkpoint."
+            ) from error
+
+
+def _disk_reason(error: Exception) -> str | None:
+    """What the system said of the disk, in the middle of a long message."""
+    known = ("No space left on device", "Read-only file system", "Permission denied")
+    return next((reason for reason in known if reason in str(error)), None)
 
 
 def _flatten(state: PyTree) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The training loop: chunks on the device, metrics and checkpoints between them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -26,7 +27,7 @@ from compress.schedule import (
 )
 from compress.schedule.techniques import Teacher
 from compress.task import Task, TaskError
-from compress.train.checkpoints import Checkpoints
+from compress.train.checkpoints import CheckpointError, Checkpoints
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog
 from compress.train.progress import ProgressBar, progress_bar
@@ -99,9 +100,14 @@ def train(
         # On its device for good: a state half placed would compile the step twice.
         state = jax.device_put(state, jax.devices()[0])
         run = _Run(config, task, model, transform, directory, checkpoints)
-        return run.to_the_end(state, quiet)
-    finally:
-        checkpoints.close()
+        trained = run.to_the_end(state, quiet)
+    except BaseException:
+        # What went wrong is told; that closing went wrong as well is not.
+        with contextlib.suppress(CheckpointError):
+            checkpoints.close()
+        raise
+    checkpoints.close()
+    return trained
 
 
 class _Run:

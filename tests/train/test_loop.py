@@ -198,3 +198,19 @@ def test_a_read_only_directory_is_one_clear_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="cannot be written"):
         run(tmp_path / "run")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    from compress.train import checkpoints
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: ... [No space left on device] " * 50)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.orbax.training.Checkpointer, "save_async", full)
+        with pytest.raises(CheckpointError, match="No space left") as caught:
+            run(tmp_path / "run")
+    assert len(str(caught.value)) < 400
+    assert hash_of(run(tmp_path / "run", resume=True).state) == hash_of(
+        run(tmp_path / "other").state
+    )
