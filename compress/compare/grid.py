@@ -13,12 +13,11 @@ from rich.console import Console
 from compress.compare.cell import CellError, finished_result, run_cell
 from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
-from compress.config import Config, Row, config_hash, parse_config, row_config
+from compress.compare.teachers import train_teachers
+from compress.config import Config, Row, parse_config, row_config
 from compress.machine import describe_machine
-from compress.task import load_task
-from compress.train import evaluate, teacher_of, versions
+from compress.train import versions
 from compress.train.loop import write_json
-from compress.train.teacher import teacher_config
 
 
 def compare(
@@ -52,7 +51,7 @@ def compare(
     cells = _cells(config, directory)
     open_cells = [cell for cell in cells if not _is_finished(config, directory, *cell)]
     _write_settings(config, directory, [])
-    _write_settings(config, directory, _train_teacher(config, directory, say))
+    _write_settings(config, directory, train_teachers(config, directory, say))
     failed = _run(config, directory, open_cells, len(cells), workers, say)
     say("measuring the latency of all artifacts, side by side, on one core")
     first = {row.name: cell_folder(row.name, config.seeds[0]) for row in _rows(config)}
@@ -113,28 +112,6 @@ def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -
         raise CellError(
             f"{directory}: cannot be written ({error.strerror})."
         ) from error
-
-
-def _train_teacher(
-    config: Config, directory: pathlib.Path, say: Callable[[str], None]
-) -> list[str]:
-    """Before the cells, so that two of them do not train the same teacher."""
-    wanted = [row_config(config, row) for row in _rows(config)]
-    own = next((c for c in wanted if c.teacher is not None), None)
-    if own is None or own.teacher is None:
-        return []
-    what = ", ".join(f"{name} {value}" for name, value in own.teacher.model.items())
-    say(f"teacher: {what}; {own.teacher.steps} steps")
-    task = load_task(config.task)
-    teacher = teacher_of(own, task, directory / "teachers")
-    assert teacher is not None
-    predict, arrays = jax.jit(teacher[0]), teacher[1]
-    reached = evaluate(lambda *x: predict(arrays, *x), task, task.test).accuracy
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-    return [
-        f"The teacher ({what}; {size:,} bytes in float32, {own.teacher.steps} steps) "
-        f"has {reached:.2%} on the test set; all rows and seeds learn from the same one."
-    ]
 
 
 def _run(
