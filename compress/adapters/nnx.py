@@ -17,7 +17,8 @@ def from_nnx(module: Any) -> Model:
         both set from `train`.
 
     Returns:
-      The model; names are attribute paths, `blocks/0/kernel`.
+      The model; names are attribute paths, `blocks/0/kernel`. Its `forward` raises
+      ValueError if it is to train a module that draws random numbers without a key.
     """
     from flax import nnx
 
@@ -38,8 +39,7 @@ def from_nnx(module: Any) -> Model:
             copy=True,  # else the caller's variables would be changed in place
         )
         view = _view(merged, train)
-        if key is not None:
-            nnx.reseed(view, default=key, dropout=key)
+        _reseed(view, train, key)
         outputs = view(*inputs)
         return outputs, _plain(nnx.state(view, nnx.BatchStat))
 
@@ -57,6 +57,22 @@ def _view(module: Any, train: bool) -> Any:
         if any(hasattr(m, name) for _, m in nnx.iter_modules(module))
     }
     return nnx.view(module, **present) if present else module
+
+
+def _reseed(module: Any, train: bool, key: Any) -> None:
+    """Gives every random stream a key of its own; layers of a scan, one each."""
+    from flax import nnx
+
+    nodes = (node for _, node in nnx.iter_graph(module))
+    tags = sorted({n.tag for n in nodes if isinstance(n, nnx.RngStream)})
+    if key is not None:
+        keys: Any = {t: jax.random.fold_in(key, i) for i, t in enumerate(tags)}
+        nnx.reseed(module, policy="match_shape", **keys)
+    elif train and tags:
+        raise ValueError(
+            f"from_nnx: the module draws random numbers ({', '.join(tags)}) and would "
+            "draw the same ones in every step. Pass key= with train=True."
+        )
 
 
 def _plain(state: Any) -> PyTree:

@@ -108,6 +108,10 @@ def _workdir(config: Config) -> pathlib.Path:
 def _single(config: Config) -> Config:
     """The config of one model: itself, or the row the user chose."""
     if config.compare is None:
+        if flags.ROW.value is not None:
+            raise CellError(
+                f"config {config.name!r} has no compare: section. Leave out --row."
+            )
         return config
     rows = {row.name: row for row in config.compare.rows}
     if flags.ROW.value not in rows:
@@ -120,6 +124,9 @@ def _single(config: Config) -> Config:
 
 def _read_array(path: str) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ArtifactError(f"{path}: not a .npy array ({error}).") from None
+        raise ArtifactError(
+            f"{path}: not a .npy array ({error}). Write it with numpy.save."
+        ) from None

@@ -1,6 +1,8 @@
 """The flags of the command line."""
 
+import contextlib
 import sys
+import textwrap
 
 from absl import app, flags
 
@@ -43,9 +45,10 @@ def show_only_ours(help_text: str) -> None:
         stream = sys.stdout if writeto_stdout else sys.stderr
         lines = [f"\nflags:\n{_own_help()}"] if not detailed_error else []
         text = f"{detailed_error}\n" if detailed_error else help_text
-        print(text, *lines, file=stream)
-        if exitcode is not None:
-            sys.exit(exitcode)
+        with contextlib.suppress(BrokenPipeError):
+            print(text, *lines, file=stream, flush=True)
+        if writeto_stdout or exitcode is not None:
+            sys.exit(exitcode or 0)  # absl would leave --help with status 1
 
     setattr(app, "usage", show)  # noqa: B010 - replaces absl's own
 
@@ -53,6 +56,12 @@ def show_only_ours(help_text: str) -> None:
 def _own_help() -> str:
     own = flags.FLAGS.flags_by_module_dict().get(__name__, [])
     return "\n".join(
-        f"  --{flag.name}{'' if flag.boolean else '=VALUE'}\n      {flag.help}"
+        f"  --{flag.name}{'' if flag.boolean else '=VALUE'}\n      {_help(flag)}"
         for flag in sorted(own, key=lambda flag: flag.name)
     )
+
+
+def _help(flag: flags.Flag) -> str:
+    """Without what absl adds to a flag that may be repeated, in lines of 88 columns."""
+    text = flag.help.partition(";\n")[0]
+    return textwrap.fill(text, 82, subsequent_indent=" " * 6)

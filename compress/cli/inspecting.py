@@ -6,11 +6,12 @@ from typing import Any
 import jax
 
 import compress.transform as transforms
+from compress.adapters import Model
 from compress.config import Config
 from compress.export import read_manifest
 from compress.schedule import build_transform, post_training, stage_starts
 from compress.sites import Site, Sites, find_sites
-from compress.task import example_inputs, load_task
+from compress.task import Task, TaskError, example_inputs, load_task
 from compress.transform import Transform, chain
 
 
@@ -20,9 +21,9 @@ def inspect_config(config: Config) -> str:
     Nothing is trained; rules that match nothing are found here.
     """
     task = load_task(config.task)
-    model = jax.eval_shape(lambda key: _arrays(task, config, key), jax.random.key(0))
-    forward = task.build(jax.random.key(0), **config.model).forward
-    params, model_state = model
+    model = _build(task, config)
+    forward = model.forward
+    params, model_state = jax.eval_shape(lambda: (model.params, model.model_state))
     inputs = example_inputs(task, 1)
     sites = find_sites(forward, params, model_state, *inputs)
     transform = _whole_transform(config)
@@ -40,9 +41,14 @@ def inspect_config(config: Config) -> str:
     )
 
 
-def _arrays(task: Any, config: Config, key: Any) -> Any:
-    model = task.build(key, **config.model)
-    return model.params, model.model_state
+def _build(task: Task, config: Config) -> Model:
+    try:
+        return task.build(jax.random.key(0), **config.model)
+    except TypeError as error:
+        raise TaskError(
+            f"{config.task}: cannot build the model from model={dict(config.model)}: "
+            f"{error}."
+        ) from error
 
 
 def _whole_transform(config: Config) -> Transform:

@@ -50,8 +50,10 @@ _USER_ERRORS = (
     ConfigError,
     RunError,
     TaskError,
-    FileNotFoundError,
+    ImportError,
     NotImplementedError,
+    OSError,
+    SyntaxError,
     ValueError,
 )
 
@@ -73,13 +75,13 @@ def main(argv: Sequence[str]) -> int:
         return _usage(f"{name} takes {_count(fewest, most)}, got {len(arguments)}")
     try:
         return function(*arguments)
+    except BrokenPipeError:
+        return 0
     except _USER_ERRORS as error:
         if own_flags.VERBOSE.value:
             raise
         print(f"jax-compress {name}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -108,7 +108,11 @@ def soft_cross_entropy(
 
 
 def _as_windows(steps: Any) -> tuple[tuple[int, int], ...]:
-    several = steps if steps and isinstance(steps[0], (tuple, list)) else (steps,)
+    if not steps:
+        raise ValueError(
+            "distill.soft_targets: steps is empty. Give (begin, end), or leave it out."
+        )
+    several = steps if isinstance(steps[0], (tuple, list)) else (steps,)
     return tuple((a, _NEVER if b is None else b) for a, b in several)
 
 

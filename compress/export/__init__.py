@@ -1,4 +1,4 @@
-"""Ship: a trained model as a directory of integers and a program that needs only JAX."""
+"""Ship: a trained model as a directory of integers and a program for JAX alone."""
 
 from compress.export.artifact import Artifact as Artifact
 from compress.export.artifact import load as load

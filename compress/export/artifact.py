@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from compress.export.manifest import (
     ArtifactError,
     check_files,
     member,
+    program_files,
     read_manifest,
 )
 
@@ -104,32 +105,42 @@ def load(path: str | pathlib.Path) -> Artifact:
       A callable: inputs with a leading batch axis of any size to outputs.
 
     Raises:
-      ArtifactError: If a file is missing or changed, the artifact is of a later
-        version, or it was not exported for this platform.
+      ArtifactError: If a file is missing, changed or cannot be read, the artifact is
+        of a later version, or it was not exported for this platform.
     """
     directory = pathlib.Path(path)
-    manifest = read_manifest(directory)
-    _check_platform(directory, manifest)
-    check_files(directory, manifest)
     try:
-        weights = load_file(member(directory, WEIGHTS))
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{directory / WEIGHTS}: {error}.") from None
-    programs = {
-        name: _read_program(member(directory, entry["file"]))
-        for name, entry in manifest["programs"].items()
-    }
+        manifest = read_manifest(directory)
+        check_platform(directory, manifest["platforms"])
+        files = program_files(directory, manifest)
+        check_files(directory, manifest, [WEIGHTS, *files.values()])
+        weights = _read_weights(directory / WEIGHTS)
+        programs = {
+            name: _read_program(member(directory, file)) for name, file in files.items()
+        }
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or directory}: cannot be read ({error.strerror})."
+        ) from error
     return Artifact(directory, manifest, weights, programs)
 
 
-def _check_platform(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+def check_platform(directory: pathlib.Path, platforms: Sequence[str]) -> None:
+    """Refuses an artifact for `platforms` where JAX runs on none of them."""
     backend = jax.default_backend()
     here = "cuda" if backend == "gpu" else backend
-    if here not in manifest["platforms"]:
+    if here not in platforms:
         raise ArtifactError(
-            f"{directory}: exported for {', '.join(manifest['platforms'])}, but JAX "
-            f"runs on {here} here. Export again with platforms=[..., {here!r}]."
+            f"{directory}: exported for {', '.join(map(str, platforms))}, but JAX runs "
+            f"on {here} here. Export again with platforms=[..., {here!r}]."
         )
+
+
+def _read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: {error}. Export again.") from None
 
 
 def _read_program(path: pathlib.Path) -> jax.export.Exported:

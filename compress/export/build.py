@@ -1,4 +1,4 @@
-"""Exports a compressed model to a directory, and proves it equal to what was trained."""
+"""Exports a compressed model, and proves it equal to what was trained."""
 
 import os
 import pathlib
@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 import compress.export.artifact as artifacts
 from compress.annotations import PyTree
-from compress.export.manifest import ArtifactError, write_manifest
+from compress.export.manifest import MANIFEST, ArtifactError, write_manifest
 from compress.export.pack import Packed, pack, site_schemes
 from compress.export.program import (
     PLATFORMS,
@@ -20,12 +22,12 @@ from compress.export.program import (
     serving_function,
     with_batch,
 )
-from compress.export.verify import check_ranges, verify
+from compress.export.verify import check_finite, check_ranges, verify
 from compress.sites import find_sites
 from compress.transform import State, Transform, apply, chain, check, init
 
-# evaluate(predict) -> figures for the manifest; predict(*inputs) is the artifact.
-Evaluate = Callable[[Callable[..., Any]], dict[str, Any]]
+# evaluate(artifact) -> figures for the manifest.
+Evaluate = Callable[[artifacts.Artifact], dict[str, Any]]
 
 
 def export(
@@ -72,7 +74,11 @@ def export(
         raise TypeError("export: give both transform and state, or neither.")
     final = pathlib.Path(path).absolute()
     batches = [b if isinstance(b, tuple) else (b,) for b in batches]
-    _check_arguments(final, batches, platforms, overwrite)
+    _check_place(final, overwrite)
+    _check_platforms(final, platforms)
+    _check_batches(batches, static_batch)
+    batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
+    check_finite(params)
     if transform is None or state is None:
         transform = chain()
         state = init(forward, transform, params, *batches[0])
@@ -94,29 +100,42 @@ def export(
         content["metadata"] = metadata or {}
         write_manifest(partial, content)
         _rename(partial, final)
-    except OSError as error:
-        raise ArtifactError(
-            f"{final}: cannot be written ({error.strerror})."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{final}: cannot be written ({reason}).") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return artifacts.load(final)
 
 
-def _check_arguments(
-    final: pathlib.Path, batches: Any, platforms: Sequence[str], overwrite: bool
-) -> None:
+def _check_place(final: pathlib.Path, overwrite: bool) -> None:
+    if not final.exists():
+        return
+    if not overwrite:
+        raise ArtifactError(
+            f"{final}: exists. Choose another path, or pass overwrite=True."
+        )
+    if not (final / MANIFEST).is_file():
+        raise ArtifactError(
+            f"{final}: is not an artifact, so it is not replaced. Choose another path, "
+            "or remove it."
+        )
+
+
+def _check_platforms(final: pathlib.Path, platforms: Sequence[str]) -> None:
+    unknown = sorted(set(platforms) - set(PLATFORMS))
+    if unknown or not platforms:
+        raise ArtifactError(f"export: platforms={platforms} must be of {PLATFORMS}.")
+    artifacts.check_platform(final, platforms)  # it is run here, to be compared
+
+
+def _check_batches(batches: Sequence[tuple[Any, ...]], static_batch: int) -> None:
+    if static_batch < 1:
+        raise ArtifactError(f"export: static_batch={static_batch} must be at least 1.")
     if not batches:
         raise ArtifactError(
             "export: batches is empty. Give some training data to compare the artifact "
             "with the trained forward on."
-        )
-    unknown = sorted(set(platforms) - set(PLATFORMS))
-    if unknown or not platforms:
-        raise ArtifactError(f"export: platforms={platforms} must be of {PLATFORMS}.")
-    if final.exists() and not overwrite:
-        raise ArtifactError(
-            f"{final}: exists. Choose another path, or pass overwrite=True."
         )
     for index, x in enumerate(batches[0]):
         if not hasattr(x, "shape") or np.ndim(x) < 1:
@@ -124,6 +143,19 @@ def _check_arguments(
                 f"export: input {index} is {type(x).__name__}, not an array with a "
                 "leading batch axis. Wrap forward in a function of such arrays."
             )
+    signature = [_of_one(x) for x in batches[0]]
+    for index, batch in enumerate(batches):
+        if [_of_one(x) for x in batch] != signature or any(len(x) == 0 for x in batch):
+            found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in batch)
+            raise ArtifactError(
+                f"export: batch {index} holds {found}. Give batches of at least one "
+                "item that differ from batch 0 in their first axis only."
+            )
+
+
+def _of_one(x: Any) -> Any:
+    """Shape and dtype of one item of a batch."""
+    return tuple(x.shape[1:]), x.dtype
 
 
 def _write(
@@ -182,7 +214,11 @@ def _rename(partial: pathlib.Path, final: pathlib.Path) -> None:
     if final.exists():
         old = final.with_name(f".{final.name}.replaced-{os.getpid()}")
         final.rename(old)
-        partial.rename(final)
-        shutil.rmtree(old)
+        try:
+            partial.rename(final)
+        except OSError:
+            old.rename(final)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     else:
         partial.rename(final)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 FORMAT = "jax-compress"
@@ -19,6 +20,7 @@ _REQUIRED = {
     "programs": dict,
     "platforms": list,
     "sites": list,
+    "sizes": dict,
     "files": dict,
 }
 
@@ -46,14 +48,22 @@ def write_manifest(directory: pathlib.Path, content: dict[str, Any]) -> None:
         **content,
         "files": files,
     }
+    whole["sha256"] = _digest(whole)
     (directory / MANIFEST).write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """The hash of a manifest's own content, as JSON gives it back."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    canonical = json.dumps(json.loads(json.dumps(rest)), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     """Reads and checks a manifest, without reading the files it names.
 
     Raises:
-      ArtifactError: If it is missing, not ours, or from a later version.
+      ArtifactError: If it is missing, changed, not ours, or from a later version.
     """
     path = directory / MANIFEST
     if not path.is_file():
@@ -85,14 +95,46 @@ def _check(path: pathlib.Path, content: Any) -> None:
             raise ArtifactError(
                 f"{path}: {key!r} is missing or not a {kind.__name__}. Export again."
             )
+    if content.get("sha256") != _digest(content):
+        raise ArtifactError(
+            f"{path}: was changed after the export; copy the artifact again."
+        )
 
 
-def check_files(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
+def program_files(directory: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The file of each program; `member` tells whether it is a file name.
+
+    Raises:
+      ArtifactError: If the manifest names none.
+    """
+    programs = manifest["programs"]
+    for name in ("static", "symbolic"):
+        entry = programs.get(name)
+        if not isinstance(entry, dict) or not {"file", "batch"} <= entry.keys():
+            raise ArtifactError(
+                f"{directory / MANIFEST}: program {name!r} is missing. Export again."
+            )
+    return {name: programs[name]["file"] for name in ("static", "symbolic")}
+
+
+def check_files(
+    directory: pathlib.Path, manifest: dict[str, Any], needed: Iterable[Any]
+) -> None:
     """Checks the presence, size and hash of every file.
+
+    Args:
+      directory: Of the artifact.
+      manifest: Its manifest.
+      needed: Files that must be among those of the manifest.
 
     Raises:
       ArtifactError: That names the file, what was expected and what was found.
     """
+    for name in needed:
+        if member(directory, name).name not in manifest["files"]:
+            raise ArtifactError(
+                f"{directory / MANIFEST}: gives no hash of {name!r}. Export again."
+            )
     for name, entry in manifest["files"].items():
         path = member(directory, name)
         if not path.is_file():

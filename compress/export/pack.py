@@ -70,7 +70,7 @@ def site_schemes(
 def _scheme(site: Any, packed: Packed, given: Mapping[str, Any]) -> dict[str, Any]:
     weight = packed.weights.get(site.path) if site.path else None
     scale = packed.weights.get(f"{site.path}{SCALE}")
-    quantized = weight is not None and scale is not None and site.reason is None
+    quantized = scale is not None and site.reason is None
     activation = _activation(given.get(site.name)) if quantized else {"bits": 32}
     return {
         "name": site.name,
@@ -78,10 +78,10 @@ def _scheme(site: Any, packed: Packed, given: Mapping[str, Any]) -> dict[str, An
         "path": site.path,
         "shape": list(site.weight_shape),
         "macs": int(site.macs),
-        "weight_bits": 8 if quantized else 32,
+        "weight_bits": 32 if weight is None else 8 * weight.dtype.itemsize,
         "num_weights": 0 if weight is None else int(weight.size),
         "num_nonzero": 0 if weight is None else int(np.count_nonzero(weight)),
-        "num_scales": 0 if not quantized or scale is None else int(scale.size),
+        "num_scales": 0 if scale is None else int(scale.size),
         "activation_bits": activation["bits"],
         "activation": activation,
         "reason": site.reason,

@@ -8,6 +8,7 @@ import jax.export
 
 from compress.annotations import Array, PyTree
 from compress.export.lower import integer_product
+from compress.export.manifest import ArtifactError
 from compress.export.pack import Packed
 from compress.interpret import trace
 from compress.sites import find_sites_in
@@ -52,14 +53,27 @@ def export_program(
     inputs: Sequence[jax.ShapeDtypeStruct],
     platforms: Sequence[str],
 ) -> jax.export.Exported:
-    """Exports for inputs of these shapes, whose batch size may be symbolic."""
+    """Exports for inputs of these shapes, whose batch size may be symbolic.
+
+    Raises:
+      ArtifactError: If the forward pass asks how large a symbolic batch is.
+    """
     weights = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)
         for name, array in packed.weights.items()
     }
-    return jax.export.export(jax.jit(serve), platforms=list(platforms))(
-        weights, *inputs
-    )
+    export = jax.export.export(jax.jit(serve), platforms=list(platforms))
+    try:
+        return export(weights, *inputs)
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise ArtifactError(
+            f"export: forward does not work for every batch size: {_first_line(error)} "
+            "Let nothing in it depend on the size of the batch."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def with_batch(

@@ -4,11 +4,28 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from compress.annotations import PyTree
 from compress.export.manifest import ArtifactError
 from compress.quantize import Range
+from compress.sites import flat_paths
 from compress.transform import State, Transform
+
+
+def check_finite(params: PyTree) -> None:
+    """A parameter that is not finite would become some integer.
+
+    Raises:
+      ArtifactError: That names the parameter.
+    """
+    for path, leaf in zip(flat_paths(params), jax.tree.leaves(params), strict=True):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if floating and not bool(jnp.isfinite(leaf).all()):
+            raise ArtifactError(
+                f'export "{path}": holds NaN or infinity. Export an earlier checkpoint.'
+            )
 
 
 def check_ranges(transform: Transform, state: State) -> None:
@@ -63,9 +80,10 @@ def verify(
         )
         for ours, theirs in pairs:
             ours, theirs = np.asarray(ours), np.asarray(theirs)
-            worst = max(worst, _difference(ours, theirs))
-            if not worst <= tolerance:
-                raise ArtifactError(_refusal(worst, tolerance))
+            found = _difference(ours, theirs)
+            if not found <= tolerance:  # NaN is larger than any tolerance
+                raise ArtifactError(_refusal(found, tolerance))
+            worst = max(worst, found)
             decided += _check_decisions(ours, theirs)
         items += inputs[0].shape[0]
     return {
@@ -94,9 +112,9 @@ def _check_decisions(ours: np.ndarray, theirs: np.ndarray) -> int:
     differ = np.flatnonzero(ours.argmax(-1).ravel() != theirs.argmax(-1).ravel())
     if differ.size:
         raise ArtifactError(
-            f"export: the artifact decides {differ.size} of {ours.argmax(-1).size} items "
-            f"otherwise than the trained forward, the first at {differ[0]}. Nothing was "
-            "written. Report the model: this should not happen."
+            f"export: the artifact decides {differ.size} items otherwise than the "
+            f"trained forward, the first at {differ[0]}. Nothing was written. Two "
+            "classes may be tied there; else please report the model."
         )
     return int(ours.argmax(-1).size)
 

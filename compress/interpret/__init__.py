@@ -12,6 +12,7 @@ from compress.interpret.evaluate import evaluate as evaluate
 from compress.interpret.program import Equation as Equation
 from compress.interpret.program import Location as Location
 from compress.interpret.program import Program as Program
+from compress.interpret.program import shape_of as shape_of
 from compress.interpret.program import source_line as source_line
 from compress.interpret.program import trace as trace
 from compress.interpret.provenance import Contraction as Contraction

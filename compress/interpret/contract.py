@@ -15,7 +15,7 @@ from jax.extend.core import primitives
 
 from compress.annotations import Array, Num
 from compress.interpret.boxes import Quantized
-from compress.interpret.program import Equation
+from compress.interpret.program import Equation, dtype_of
 
 # product(equation, lhs, rhs) -> the exact contraction of two integer operands
 Product = Callable[[Equation, Array, Array], Array]
@@ -42,7 +42,7 @@ def contract(
       operands: Its two operands, arrays or `Quantized`.
       product: Computes the contraction of the integers.
     """
-    out_dtype = equation.outvars[0].aval.dtype
+    out_dtype = dtype_of(equation.outvars[0])
     if not any(isinstance(x, Quantized) for x in operands):
         return equation.primitive.bind(*operands, **equation.params)
     lhs, rhs = (_carried(x, operands) for x in operands)

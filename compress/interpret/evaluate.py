@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from compress.interpret.boxes import pass_through, unbox
 from compress.interpret.nested import bodies, rebuild_rule
 from compress.interpret.program import (
@@ -78,7 +81,9 @@ class _Evaluation:
         self, equation: Equation, operands: list[Any], scope: Scope, name: str
     ) -> list[Any]:
         given = scope.given.get(name)
-        outputs, collected = self.handler(name, equation, operands, given)
+        # A program may have closed over NumPy arrays; handlers see JAX's.
+        arrays = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in operands]
+        outputs, collected = self.handler(name, equation, arrays, given)
         if collected is not None:
             scope.collected[name] = collected
         return outputs

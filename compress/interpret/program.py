@@ -53,6 +53,16 @@ def split_primitive() -> Any:
     return open_jaxpr(closed)[0].eqns[0].primitive
 
 
+def shape_of(atom: Any) -> tuple[Any, ...]:
+    """The shape of a variable or literal; sizes may be symbolic."""
+    return tuple(atom.aval.shape)
+
+
+def dtype_of(atom: Any) -> Any:
+    """The dtype of a variable or literal."""
+    return atom.aval.dtype
+
+
 def is_literal(atom: Any) -> bool:
     """True for a constant written into the equation itself."""
     return isinstance(atom, Literal)

@@ -14,6 +14,7 @@ from compress.interpret.program import (
     Location,
     Program,
     is_literal,
+    shape_of,
     source_line,
     split_primitive,
 )
@@ -223,7 +224,7 @@ _SAME_AXES = (
 
 
 def _reshaped(origin: Origin, equation: Equation) -> tuple[tuple[int, ...], ...]:
-    shape, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
+    shape, new = shape_of(equation.invars[0]), equation.params["new_sizes"]
     order = equation.params["dimensions"] or range(len(shape))
     axes: list[tuple[int, ...]] = [()] * len(new)
     for left, right in reshape_blocks([shape[i] for i in order], new):
@@ -239,5 +240,5 @@ def _scaled(equation: Equation, operands: list[Origin | None]) -> Origin | None:
     if len(known) != 1:
         return None
     index, origin = known[0]
-    other = equation.invars[1 - index].aval
-    return origin if math.prod(other.shape) == 1 else None
+    other = shape_of(equation.invars[1 - index])
+    return origin if math.prod(other) == 1 else None

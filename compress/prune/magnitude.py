@@ -5,6 +5,7 @@ weight never comes back: the mask is an invariant of every later stage.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -164,8 +165,8 @@ def _masked(leaf: Any, mask: Bool[Array, "..."]) -> Any:
 def sparsity_of(masks: Mapping[str, Bool[Array, "..."]]) -> Float[Array, ""]:
     """The fraction of zeros over all masks."""
     total = sum(mask.size for mask in masks.values())
-    zeros = sum(jnp.sum(~mask, dtype=jnp.int32) for mask in masks.values())
-    return (zeros / total).astype(jnp.float32)
+    zeros = [jnp.sum(~mask, dtype=jnp.int32) for mask in masks.values()]
+    return (jnp.sum(jnp.stack(zeros)) / total).astype(jnp.float32)
 
 
 def _as_ramps(sparsity: float | Ramp | Sequence[Ramp]) -> tuple[Ramp, ...]:
@@ -194,7 +195,7 @@ def _check_settings(ramps: tuple[Ramp, ...], scope: str, every: int) -> None:
         raise ValueError(f"prune.magnitude: scope={scope!r} must be one of {SCOPES}.")
     if every < 1:
         raise ValueError(f"prune.magnitude: every={every} must be at least 1.")
-    for first, second in zip(ramps, ramps[1:]):
+    for first, second in itertools.pairwise(ramps):
         if second.begin < first.end or second.initial < first.final:
             raise ValueError(
                 f"prune.magnitude: the ramp from {second.initial} to {second.final} at "
@@ -210,10 +211,10 @@ def _num_rows(site: Site) -> int:
 
 def _count(ramps: tuple[Ramp, ...], step: Array, total: int) -> Array:
     """How many of `total` weights are pruned at `step`."""
-    count = ramps[0].count(step, total)
+    count = ramps[0].whole(step, total)
     for later in ramps[1:]:
-        count = jnp.where(step > later.begin, later.count(step, total), count)
-        count = jnp.where(step >= later.end, later.count(step, total), count)
+        count = jnp.where(step > later.begin, later.whole(step, total), count)
+        count = jnp.where(step >= later.end, later.whole(step, total), count)
     return count
 
 

@@ -58,7 +58,11 @@ def _round_through_jvp(limit: int, primals: Any, tangents: Any) -> Any:
 
 
 def quantize(
-    x: Float[Array, "*dims"], scale: Float[Array, "*#dims"], *, bits: int
+    x: Float[Array, "*dims"],
+    # Not "*#dims": broadcasting is not checked where the batch size is symbolic.
+    scale: Float[Array, "..."],
+    *,
+    bits: int,
 ) -> Float[Array, "*dims"]:
     """The integers nearest to `x / scale`, carried in float32.
 
@@ -67,7 +71,8 @@ def quantize(
 
     Args:
       x: Values to quantize.
-      scale: Size of one integer step, in units of `x`; positive.
+      scale: Size of one integer step, in units of `x`; positive; of the same rank,
+        size 1 along axes that share it.
       bits: Width of the signed grid, 2 to 8.
 
     Returns:

@@ -12,6 +12,7 @@ from compress.interpret import (
     Origin,
     Program,
     find_contractions,
+    shape_of,
     source_line,
     trace,
 )
@@ -51,7 +52,15 @@ def find_sites_in(program: Program, params: Any) -> Sites:
 def flat_paths(tree: Any) -> list[str]:
     """The path of every leaf, `blocks/0/kernel`, in the order of `jax.tree.leaves`."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    return [_path_text(path) for path, _ in flat]
+
+
+def _path_text(path: Any) -> str:
+    """Without the `value` that a Flax NNX variable adds to its own name."""
+    attribute = jax.tree_util.GetAttrKey
+    if len(path) > 1 and isinstance(path[-1], attribute) and path[-1].name == "value":
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def parameter_paths(params: Any) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def _site(contraction: Contraction, shapes: dict[str, Any], namer: _Namer) -> Si
     origin = None if side is None else contraction.origins[side]
     name = namer.weight(origin.path) if origin else namer.weightless(contraction)
     shape, dtype = shapes[origin.path] if origin else ((), None)
-    operands = tuple(tuple(v.aval.shape) for v in equation.invars)
+    operands = tuple(shape_of(atom) for atom in equation.invars)
     summed = _contracted_axes(contraction)
     contracting, output = _roles(origin, summed[side or 0])
     return Site(
@@ -98,7 +107,7 @@ def _site(contraction: Contraction, shapes: dict[str, Any], namer: _Namer) -> Si
         contracting=contracting,
         output=output,
         operand_shapes=(operands[0], operands[1]),
-        out_shape=tuple(equation.outvars[0].aval.shape),
+        out_shape=shape_of(equation.outvars[0]),
         activation_contracting=_activation_axes(contraction, side, summed),
         stack=contraction.stack,
         macs_once=_macs(contraction, summed),
@@ -160,6 +169,6 @@ def _macs(contraction: Contraction, summed: tuple[set[int], set[int]]) -> Any:
     """Products of one execution: every output element sums over the weight's axes."""
     equation = contraction.equation
     side = 1 if _is_convolution(contraction) else 0
-    shape = equation.invars[side].aval.shape
+    shape = shape_of(equation.invars[side])
     terms = math.prod(shape[axis] for axis in summed[side])
-    return math.prod(equation.outvars[0].aval.shape) * terms
+    return math.prod(shape_of(equation.outvars[0])) * terms

@@ -27,8 +27,9 @@ def matching_sites(
 
     Args:
       sites: Of the model.
-      patterns: Globs on site names (`*` within one part of a path, `**` across
-        parts), `op=conv*`, or a comparison of the weight's elements, `size>=1000`.
+      patterns: Globs on site names or on the paths of their weights (`*` within one
+        part of a path, `**` across parts), `op=conv*`, or a comparison of the weight's
+        elements, `size>=1000`.
       exclude: Likewise.
       user: Who asks, for the message: `prune.magnitude`.
 
@@ -64,7 +65,9 @@ def _matches(pattern: str, site: Site) -> bool:
     size = re.fullmatch(r"size(>=|<=|>|<)(\d+)", pattern)
     if size:
         return _COMPARE[size[1]](site.weight_size, int(size[2]))
-    return re.fullmatch(_glob(pattern), site.name) is not None
+    # By path as well, so that `**/kernel` means every use of a weight, `kernel#1` too.
+    names = (site.name, site.path or site.name)
+    return any(re.fullmatch(_glob(pattern), name) for name in names)
 
 
 def _glob(pattern: str) -> str:

@@ -26,7 +26,7 @@ class Ramp(NamedTuple):
     end: int
     power: float
 
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def __call__(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
         """The value at `step`."""
         length = max(self.end - self.begin, 1)
         past = (jnp.asarray(step) - self.begin).astype(jnp.float32) / length
@@ -35,7 +35,9 @@ class Ramp(NamedTuple):
         value = jnp.where(jnp.asarray(step) >= self.end, self.final, value)
         return value.astype(jnp.float32)
 
-    def count(self, step: Int[Array, ""] | int, total: int) -> Int[Array, ""]:
+    def whole(
+        self, step: Int[Array, "*steps"] | int, total: int
+    ) -> Int[Array, "*steps"]:
         """That fraction of `total` as a whole number; exact at both ends."""
         first, last = round(self.initial * total), round(self.final * total)
         between = jnp.round(self(step) * total).astype(jnp.int32)

@@ -102,8 +102,10 @@ def test_the_masks_hold_through_calibration_export_and_reload(ran: Any) -> None:
         assert (weights[path][~mask] == 0).all(), path
         masked += (~mask).sum()
     assert masked == 32 and result["sparsity"] == 0.5  # of 64 weights
-    assert any((np.asarray(params[p.split("/")[0]]["kernel"])[~m] != 0).any()
-               for p, m in pruned.items()), "the float weights behind the mask are zero"
+    assert any(
+        (np.asarray(params[p.split("/")[0]]["kernel"])[~m] != 0).any()
+        for p, m in pruned.items()
+    ), "the float weights behind the mask are zero"
     compress.check(transform, params, state)
 
 
@@ -114,7 +116,7 @@ def transform_part(transform: Any, state: Any) -> dict[str, np.ndarray]:
     masks = [
         leaf
         for leaf in jax.tree.leaves(state.memory)
-        if getattr(leaf, "dtype", None) == bool and leaf.ndim == 2
+        if leaf.dtype == np.bool_ and leaf.ndim == 2
     ]
     by_shape = {mask.shape: np.asarray(mask) for mask in masks}
     return {"first/kernel": by_shape[5, 8], "second/kernel": by_shape[8, 3]}
@@ -129,7 +131,8 @@ def test_a_finished_cell_is_returned_as_it_is(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"config": configs.row(0)}, {"config": configs.row(1, batch_size=8)}]
+    "changes",
+    [{"seed": 1}, {"config": configs.row(0)}, {"config": configs.row(1, batch_size=8)}],
 )
 def test_the_result_of_another_config_or_seed_is_refused(
     ran: Any, changes: Any

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import compress.compare.grid as grid
+import compress.compare.teachers as teachers
 from compress.compare import CellError, compare
 from compress.compare.pool import run_jobs
 from compress.config import parse_config
@@ -52,14 +53,18 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
     before = (tmp_path / "float-seed0/result.json").stat()
     lines.clear()
     assert compare(config, tmp_path, say=lines.append) == 1
-    assert (tmp_path / "float-seed0/result.json").stat().st_mtime_ns == before.st_mtime_ns
+    assert (
+        tmp_path / "float-seed0/result.json"
+    ).stat().st_mtime_ns == before.st_mtime_ns
     assert "1 of 2 cells are finished already" in lines
 
 
 def test_a_directory_of_another_config_is_refused(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "float-seed0"
     folder.mkdir()
-    (folder / "result.json").write_text('{"config_hash": "0123456789abcdef", "seed": 0}')
+    (folder / "result.json").write_text(
+        '{"config_hash": "0123456789abcdef", "seed": 0}'
+    )
     with pytest.raises(CellError, match=r"0123456789ab.*Choose another --workdir"):
         compare(configs.comparison(), tmp_path, say=lambda line: None)
     assert not (tmp_path / "compare.json").exists()
@@ -85,10 +90,8 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: pathlib.Path) -> None
 def test_each_teacher_is_trained_once_before_the_cells(
     here: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(
-        grid, "teacher_of", lambda config, *args: asked.append(config.teacher.steps)
-    )
+    train = lambda config, *args: f"{config.teacher.steps} steps"  # noqa: E731
+    monkeypatch.setattr(teachers, "_train", train)
     monkeypatch.setattr(grid, "_run", lambda *args: 0)
     stages = [{"steps": 5, "learning_rate": 0.01, "distill": {}}]
     teacher = {"model": {"width": 4}, "steps": 5, "learning_rate": 0.01}
@@ -100,7 +103,7 @@ def test_each_teacher_is_trained_once_before_the_cells(
     ]
     config = configs.comparison(rows=rows, stages=stages, teacher=teacher, export={})
     compare(config, tmp_path, say=lambda line: None)
-    assert asked == [5, 9]
+    assert load_compare(tmp_path).notes == ("5 steps", "9 steps")
 
 
 def _exit() -> None:
@@ -135,7 +138,7 @@ def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
     assert set(loaded.latency[64].entries) == {"P + PTQ"}
 
     before = {c.seed: c.checkpoint_hash for c in loaded.cells}
-    files = [tmp_path / f"P_PTQ-seed{seed}/result.json" for seed in (0, 1)]
+    files = [tmp_path / f"P_+_PTQ-seed{seed}/result.json" for seed in (0, 1)]
     times = [file.stat().st_mtime_ns for file in files]
     compare(config, tmp_path, workers=1, say=lines.append)
     assert "2 of 4 cells are finished already" in lines

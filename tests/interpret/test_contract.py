@@ -42,7 +42,7 @@ def assert_close(out: Any, expected: Any, magnitude: Any, exact: bool) -> None:
 
 
 @given(st.data(), BOXED)
-@settings(max_examples=30)
+@settings(max_examples=25)
 def test_dot_general_of_any_dimension_numbers(data: Any, boxed: Any) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     sizes = st.lists(st.integers(1, 3), max_size=2)
@@ -72,7 +72,9 @@ def test_dot_general_of_any_dimension_numbers(data: Any, boxed: Any) -> None:
     assert_close(out, expected, magnitude, exact=all(boxed))
 
 
-def convolve(x: Any, w: Any, *, strides: Any, pads: Any, spread: Any, holes: Any, groups: int) -> Any:
+def convolve(
+    x: Any, w: Any, *, strides: Any, pads: Any, spread: Any, holes: Any, groups: int
+) -> Any:
     """Float64 convolution of `x` (N, C, H, W) with `w` (O, C / groups, H, W)."""
 
     def dilate(a: Any, factors: Any) -> Any:
@@ -97,11 +99,12 @@ def convolve(x: Any, w: Any, *, strides: Any, pads: Any, spread: Any, holes: Any
 
 
 @given(st.data(), BOXED)
+@settings(max_examples=12)
 def test_convolutions_of_any_layout(data: Any, boxed: Any) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     pair = lambda low, high: st.tuples(*[st.integers(low, high)] * 2)  # noqa: E731
     groups = data.draw(st.integers(1, 2))
-    settings = {
+    options = {
         "strides": data.draw(pair(1, 2)),
         "pads": [data.draw(pair(0, 2)), data.draw(pair(0, 2))],
         "spread": data.draw(pair(1, 2)),
@@ -126,18 +129,18 @@ def test_convolutions_of_any_layout(data: Any, boxed: Any) -> None:
         return jax.lax.conv_general_dilated(
             x,
             w,
-            settings["strides"],
-            settings["pads"],
-            lhs_dilation=settings["spread"],
-            rhs_dilation=settings["holes"],
+            options["strides"],
+            options["pads"],
+            lhs_dilation=options["spread"],
+            rhs_dilation=options["holes"],
             dimension_numbers=numbers,
             feature_group_count=groups,
         )
 
     out = contracted(function, boxes, [v.transpose(o) for v, o in zip(values, layouts)])
     out = np.transpose(out, np.argsort(layouts[2]))
-    expected = convolve(*values, **settings, groups=groups)
-    magnitude = convolve(*map(np.abs, values), **settings, groups=groups)
+    expected = convolve(*values, **options, groups=groups)
+    magnitude = convolve(*map(np.abs, values), **options, groups=groups)
     assert_close(out, expected, magnitude, exact=all(boxed))
 
 

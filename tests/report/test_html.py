@@ -169,7 +169,7 @@ def dump_dom(url, profile):
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
         *("--no-first-run", "--disable-background-networking"),
         *("--disable-component-update", "--disable-sync"),
-        *("--virtual-time-budget=8000", "--dump-dom"),
+        *("--virtual-time-budget=30000", "--dump-dom"),
     ]
     command = [str(CHROMIUM), *flags, f"--user-data-dir={profile}", url]
     return subprocess.run(

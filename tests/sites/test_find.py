@@ -93,7 +93,10 @@ LAYER = lambda w, h: jnp.tanh(h @ w)  # noqa: E731
     [
         (lambda p, x: jax.jit(LAYER)(p["w"][0], x), ()),
         (lambda p, x: jax.checkpoint(LAYER)(p["w"][1], x), ()),
-        (lambda p, x: jax.lax.scan(lambda h, w: (LAYER(w, h), None), x, p["w"])[0], (3,)),
+        (
+            lambda p, x: jax.lax.scan(lambda h, w: (LAYER(w, h), None), x, p["w"])[0],
+            (3,),
+        ),
         (
             lambda p, x: jax.lax.scan(
                 jax.checkpoint(lambda h, w: (jax.jit(LAYER)(w, h), None)), x, p["w"]
@@ -113,9 +116,7 @@ LAYER = lambda w, h: jnp.tanh(h @ w)  # noqa: E731
             (),
         ),
         (
-            lambda p, x: jax.lax.fori_loop(
-                0, 3, lambda i, h: LAYER(p["w"][i], h), x
-            ),
+            lambda p, x: jax.lax.fori_loop(0, 3, lambda i, h: LAYER(p["w"][i], h), x),
             (3,),
         ),
         (lambda p, x: jax.vmap(lambda row: LAYER(p["w"][0], row))(x), ()),
@@ -276,7 +277,9 @@ def test_the_features_of_a_convolution_are_its_output(
 
 def test_a_grouped_convolution_multiplies_only_its_group() -> None:
     def forward(p: Any, x: Any) -> Any:
-        return jax.lax.conv_general_dilated(x, p["w"], (2,), "VALID", feature_group_count=4)
+        return jax.lax.conv_general_dilated(
+            x, p["w"], (2,), "VALID", feature_group_count=4
+        )
 
     (site,) = find_sites(forward, {"w": shaped(8, 1, 3)}, shaped(2, 4, 9))
     assert site.macs == 2 * 8 * 4 * 3
@@ -285,7 +288,9 @@ def test_a_grouped_convolution_multiplies_only_its_group() -> None:
 def test_rows_of_a_batch_grouped_convolution_share_a_scale() -> None:
     # A row of the result mixes rows of the input, so a scale for each has no place.
     def forward(p: Any, x: Any) -> Any:
-        return jax.lax.conv_general_dilated(x, p["w"], (1,), "VALID", batch_group_count=2)
+        return jax.lax.conv_general_dilated(
+            x, p["w"], (1,), "VALID", batch_group_count=2
+        )
 
     (site,) = find_sites(forward, {"w": shaped(4, 3, 3)}, shaped(4, 3, 5))
     assert site.activation_contracting == (0, 1, 2)
@@ -344,7 +349,16 @@ def test_the_table_shows_each_site_and_what_it_costs() -> None:
     params = {"up": shaped(40, 50), "down": shaped(50, 2, dtype=jnp.float32)}
     text = str(find_sites(forward, params, shaped(3, 40)))
     header, rule, up, down = text.splitlines()
-    assert header.split() == ["site", "op", "weight", "in", "out", "MACs", "bytes", "source"]
+    assert header.split() == [
+        "site",
+        "op",
+        "weight",
+        "in",
+        "out",
+        "MACs",
+        "bytes",
+        "source",
+    ]
     assert set(rule) == {"-"}
     assert up.split()[:7] == ["up", "dot", "40x50", "0", "1", "6,000", "8,000"]
     assert down.split()[:7] == ["down", "dot", "50x2", "0", "1", "300", "400"]

@@ -80,7 +80,7 @@ def test_a_pattern_to_exclude_without_a_match_is_an_error_too(sites: Sites) -> N
 
 
 def test_to_exclude_everything_is_an_error(sites: Sites) -> None:
-    with pytest.raises(ValueError, match="leaves none of the sites.*Exclude less"):
+    with pytest.raises(ValueError, match=r"leaves none of the sites.*Exclude less"):
         matching_sites(sites, "kernel", "**/kernel", user="prune")
 
 

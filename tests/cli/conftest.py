@@ -1,0 +1,3 @@
+"""Export is part of every cell."""
+
+from tests.export.symbolic import unchecked_symbolic_shapes  # noqa: F401

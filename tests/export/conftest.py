@@ -1,0 +1,34 @@
+"""Artifacts are exported once; tests that damage one take a copy."""
+
+import pathlib
+import shutil
+
+import pytest
+
+import compress
+from tests.export import models
+from tests.export.symbolic import unchecked_symbolic_shapes  # noqa: F401
+
+_MADE: dict[tuple[str, str], pathlib.Path] = {}
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory):
+    """`(model, scheme) -> artifact`, exported the first time it is asked for."""
+
+    def artifact(model: str, scheme: str) -> compress.Artifact:
+        if (model, scheme) not in _MADE:
+            path = tmp_path_factory.mktemp("artifacts") / f"{model}-{scheme}"
+            models.export(path, model, scheme)
+            _MADE[model, scheme] = path
+        return compress.load(_MADE[model, scheme])
+
+    return artifact
+
+
+@pytest.fixture
+def copied(exported, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of one artifact, to be damaged."""
+    path = tmp_path / "artifact"
+    shutil.copytree(exported("mlp", "static").path, path)
+    return path
