@@ -108,6 +108,35 @@ def _check(reference: str, task: Task) -> None:
             raise TaskError(f"task {reference!r}: {name} lacks the inputs {missing}.")
 
 
+def build_model(
+    task: Task, reference: str, arguments: Mapping[str, Any], key: Array
+) -> Model:
+    """Builds the model a config asks for.
+
+    Args:
+      task: Its task.
+      reference: What the task is called, for the message.
+      arguments: The config's `model:`.
+      key: Of the initialization.
+
+    Raises:
+      TaskError: If the task does not take these arguments, or gives no `Model`.
+    """
+    try:
+        model = task.build(key, **arguments)
+    except TypeError as error:
+        raise TaskError(
+            f"{reference}: cannot build the model from model={dict(arguments)}: "
+            f"{error}."
+        ) from error
+    if not isinstance(model, Model):
+        raise TaskError(
+            f"{reference}: build gives a {type(model).__name__}, not a compress.Model. "
+            "Use compress.from_nnx or compress.from_linen."
+        )
+    return model
+
+
 def example_inputs(task: Task, batch_size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The shapes of the model's inputs for one batch."""
     return tuple(

@@ -6,12 +6,11 @@ from typing import Any
 import jax
 
 import compress.transform as transforms
-from compress.adapters import Model
 from compress.config import Config
 from compress.export import read_manifest
 from compress.schedule import build_transform, post_training, stage_starts
 from compress.sites import Site, Sites, find_sites
-from compress.task import Task, TaskError, example_inputs, load_task
+from compress.task import build_model, example_inputs, load_task
 from compress.transform import Transform, chain
 
 
@@ -21,7 +20,7 @@ def inspect_config(config: Config) -> str:
     Nothing is trained; rules that match nothing are found here.
     """
     task = load_task(config.task)
-    model = _build(task, config)
+    model = build_model(task, config.task, config.model, jax.random.key(0))
     forward = model.forward
     params, model_state = jax.eval_shape(lambda: (model.params, model.model_state))
     inputs = example_inputs(task, 1)
@@ -39,16 +38,6 @@ def inspect_config(config: Config) -> str:
             *_predictions(config, sites, plans, params),
         ]
     )
-
-
-def _build(task: Task, config: Config) -> Model:
-    try:
-        return task.build(jax.random.key(0), **config.model)
-    except TypeError as error:
-        raise TaskError(
-            f"{config.task}: cannot build the model from model={dict(config.model)}: "
-            f"{error}."
-        ) from error
 
 
 def _whole_transform(config: Config) -> Transform:

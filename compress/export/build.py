@@ -22,9 +22,17 @@ from compress.export.program import (
     serving_function,
     with_batch,
 )
-from compress.export.verify import check_finite, check_ranges, verify
+from compress.export.verify import check_ranges, verify
 from compress.sites import find_sites
-from compress.transform import State, Transform, apply, chain, check, init
+from compress.transform import (
+    State,
+    Transform,
+    apply,
+    chain,
+    check,
+    check_finite,
+    init,
+)
 
 # evaluate(artifact) -> figures for the manifest.
 Evaluate = Callable[[artifacts.Artifact], dict[str, Any]]

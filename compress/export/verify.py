@@ -4,28 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from compress.annotations import PyTree
 from compress.export.manifest import ArtifactError
 from compress.quantize import Range
-from compress.sites import flat_paths
 from compress.transform import State, Transform
-
-
-def check_finite(params: PyTree) -> None:
-    """A parameter that is not finite would become some integer.
-
-    Raises:
-      ArtifactError: That names the parameter.
-    """
-    for path, leaf in zip(flat_paths(params), jax.tree.leaves(params), strict=True):
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        if floating and not bool(jnp.isfinite(leaf).all()):
-            raise ArtifactError(
-                f'export "{path}": holds NaN or infinity. Export an earlier checkpoint.'
-            )
 
 
 def check_ranges(transform: Transform, state: State) -> None:

@@ -26,7 +26,7 @@ from compress.schedule import (
     stage_starts,
 )
 from compress.schedule.techniques import Teacher
-from compress.task import Task, TaskError
+from compress.task import Task, TaskError, build_model
 from compress.train.checkpoints import CheckpointError, Checkpoints
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog
@@ -84,7 +84,7 @@ def train(
     """
     _check_data(config, task)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = _build(config, task, init_key)
+    model = build_model(task, config.task, config.model, init_key)
     transform = build_transform(config, teacher)
     state = init_state(config, task, model, transform, run_key)
     _check_step(config, task, model, transform, state)
@@ -256,22 +256,6 @@ def _check_step(
         for name, x in task.train.items()
     }
     jax.eval_shape(build_step(config, task, model, transform), state, batch)
-
-
-def _build(config: Config, task: Task, key: jax.Array) -> Model:
-    try:
-        model = task.build(key, **config.model)
-    except TypeError as error:
-        raise TaskError(
-            f"{config.task}: cannot build the model from model={dict(config.model)}: "
-            f"{error}."
-        ) from error
-    if not isinstance(model, Model):
-        raise TaskError(
-            f"{config.task}: build gives a {type(model).__name__}, not a "
-            "compress.Model. Use compress.from_nnx or compress.from_linen."
-        )
-    return model
 
 
 def _prepare(

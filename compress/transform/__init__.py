@@ -1,6 +1,7 @@
 """The interface of a technique, and how techniques are chained and applied."""
 
 from compress.transform.apply import apply as apply
+from compress.transform.apply import check_finite as check_finite
 from compress.transform.apply import init as init
 from compress.transform.apply import observe as observe
 from compress.transform.apply import run_compressed as run_compressed

@@ -36,7 +36,7 @@ def init(
     Raises:
       ValueError: If a rule matches no site, or a parameter holds NaN or infinity.
     """
-    _check_finite(params)
+    check_finite(params)
     sites = find_sites(forward, params, *inputs)
     return State(jnp.zeros((), jnp.int32), transform.init(params, sites))
 
@@ -114,12 +114,17 @@ def run_compressed(
     return jax.tree.unflatten(program.out_tree, outputs), observed
 
 
-def _check_finite(params: PyTree) -> None:
+def check_finite(params: PyTree) -> None:
+    """Refuses parameters with NaN or infinity; shapes and tracers pass.
+
+    Raises:
+      ValueError: That names the first such parameter.
+    """
     for path, leaf in zip(flat_paths(params), jax.tree.leaves(params), strict=True):
         concrete = not isinstance(leaf, (jax.core.Tracer, jax.ShapeDtypeStruct))
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         if concrete and floating and not bool(jnp.isfinite(leaf).all()):
             raise ValueError(
-                f'parameter "{path}" holds NaN or infinity. Restore it from a '
-                "checkpoint before it went wrong, or train with a lower learning rate."
+                f'parameter "{path}" holds NaN or infinity. Restore it from an earlier '
+                "checkpoint, or train again with a lower learning rate."
             )

@@ -323,15 +323,15 @@ def test_a_wrong_input_is_explained(
     path = tmp_path / "x.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif content == "npz" if isinstance(content, str) else False:
-        with path.open("wb") as file:
-            np.savez(file, x=np.zeros((3, 6), np.float32))
-    elif isinstance(content, str) and content == "directory":
-        path.mkdir()
-    elif isinstance(content, str) and content == "pickle":
-        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
     elif not isinstance(content, str):
         np.save(path, content)
+    elif content == "npz":
+        with path.open("wb") as file:
+            np.savez(file, x=np.zeros((3, 6), np.float32))
+    elif content == "directory":
+        path.mkdir()
+    elif content == "pickle":
+        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
     status, out, err = run("predict", artifact, path)
     assert status == 1 and remedy in err and out == ""
     assert_one_screen(err)
