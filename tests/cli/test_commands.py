@@ -63,12 +63,8 @@ def grid(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    from tests.export.symbolic import without_shape_checks
-
     path = tmp_path_factory.mktemp("cli") / "artifact"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        next(without_shape_checks(monkeypatch))
-        models.export(path, "mlp", "pruned", metadata={"seed": 1})
+    models.export(path, "mlp", "pruned", metadata={"seed": 1})
     return path
 
 

@@ -23,8 +23,6 @@ from tests.compare import configs
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The cell `P + PTQ`: its folder, its result, and what was exported."""
-    from tests.export.symbolic import without_shape_checks
-
     root = tmp_path_factory.mktemp("compare")
     folder = root / cell_folder("P + PTQ", 0)
     exported: dict[str, Any] = {}
@@ -35,8 +33,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return export(path, *args, **settings)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        unchecked = without_shape_checks(monkeypatch)
-        next(unchecked)
         monkeypatch.setattr(cell, "export", remember)
         result = run_cell(
             configs.row(1), folder, seed=0, teachers=root / "teachers", quiet=True

@@ -7,7 +7,6 @@ import pytest
 
 import compress
 from tests.export import models
-from tests.export.symbolic import unchecked_symbolic_shapes  # noqa: F401
 
 _MADE: dict[tuple[str, str], pathlib.Path] = {}
 

@@ -1,3 +1,0 @@
-"""Export is part of every cell."""
-
-from tests.export.symbolic import unchecked_symbolic_shapes  # noqa: F401
