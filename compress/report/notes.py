@@ -118,8 +118,8 @@ def _seeds_note(comparison: Comparison) -> str:
     return (
         f"{num_seeds} seeds ({seeds}), the same for every row. Intervals are 95 %, "
         "Student's t on differences paired by seed, not corrected for the number of "
-        'comparisons. "Within noise" means that the interval contains 0, not that the '
-        "rows are equal."
+        'comparisons. "Within noise" means that this interval, or the one over seeds '
+        'and test items, contains 0; not that the rows are equal.'
     )
 
 

@@ -48,10 +48,14 @@ class Difference(NamedTuple):
 
     @property
     def within_noise(self) -> bool | None:
-        """Whether the t interval contains 0; None when there is no interval."""
+        """Whether an interval contains 0: seeds or test items could make the difference.
+
+        None when there is no interval.
+        """
         if self.interval is None:
             return None
-        return self.interval[0] <= 0 <= self.interval[1]
+        intervals = [self.interval, *([self.bootstrap] if self.bootstrap else [])]
+        return any(low <= 0 <= high for low, high in intervals)
 
 
 def summarize(values: Sequence[float]) -> Summary:
