@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "num_cpus": os.cpu_count(),
-        "num_usable_cpus": _num_usable_cpus(),
+        "num_usable_cpus": num_usable_cpus(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -44,7 +44,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _num_usable_cpus() -> int | None:
+def num_usable_cpus() -> int | None:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()

@@ -4,10 +4,12 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from compress.adapters import Model
 from compress.annotations import Array, Bool, Float
@@ -56,31 +58,66 @@ def load_task(reference: str) -> Task:
     Raises:
       TaskError: If there is none, with the reason.
     """
+    value = _named(reference)
+    if inspect.isfunction(value) and not _needs(value):
+        value = _run(reference, value)
+    if not isinstance(value, Task):
+        raise TaskError(
+            f"task {reference!r}: gives a {type(value).__name__}, not a compress.Task. "
+            "Name a Task, or a function without arguments that returns one."
+        )
+    _check(reference, value)
+    return _canonical(value)
+
+
+def _named(reference: str) -> Any:
+    """What `package.module:attribute` names."""
     module_name, _, attribute = reference.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    module = _run(reference, lambda: importlib.import_module(module_name))
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            public = ", ".join(n for n in dir(value) if not n.startswith("_"))
+            raise TaskError(
+                f"task {reference!r}: {module.__file__} has no {attribute!r}. It has: "
+                f"{public}."
+            )
+        value = getattr(value, part)
+    return value
+
+
+def _run(reference: str, user_code: Callable[[], Any]) -> Any:
+    """Runs code of the user; whatever it raises is told with its line."""
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise TaskError(
-            f"task {reference!r}: {error}. Searched from {os.getcwd()}; run from the "
-            "directory that holds the package, or install it."
-        ) from error
-    value = getattr(module, attribute, None)
-    if value is None:
-        public = ", ".join(n for n in dir(module) if not n.startswith("_"))
-        raise TaskError(
-            f"task {reference!r}: {module.__file__} has no {attribute!r}. It has: "
-            f"{public}."
-        )
-    task = value() if inspect.isfunction(value) and not _needs(value) else value
-    if not isinstance(task, Task):
-        raise TaskError(
-            f"task {reference!r}: gives a {type(task).__name__}, not a compress.Task. "
-            "Name a Task, or a function without arguments that returns one."
-        )
-    _check(reference, task)
-    return task
+        return user_code()
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename}:{last.lineno}: {type(error).__name__}: "
+        message = f"task {reference!r}: {where}{error}."
+        if isinstance(error, ImportError):
+            message = (
+                f"task {reference!r}: {error}. Searched from {os.getcwd()}; run from "
+                "the directory that holds the package, or install it."
+            )
+        raise TaskError(message) from error
+
+
+def _canonical(task: Task) -> Task:
+    """The task with the dtypes JAX computes in: float64 data become float32."""
+
+    def converted(batch: Batch) -> Batch:
+        return {
+            name: np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+            for name, x in batch.items()
+        }
+
+    return task._replace(
+        train=converted(task.train),
+        test=converted(task.test),
+        validation=task.validation and converted(task.validation),
+    )
 
 
 def _needs(function: Callable[..., Any]) -> list[str]:

@@ -38,3 +38,26 @@ def test_examples_that_do_not_fit_are_refused(monkeypatch, change, remedy):
     monkeypatch.setattr(tiny, "task", lambda: broken)
     with pytest.raises(TaskError, match=remedy):
         load_task("tests.tiny:task")
+
+
+def test_double_precision_data_become_what_jax_computes_in(monkeypatch):
+    wide = {"x": np.ones((3, 5)), "y": np.ones(3, np.int64)}
+    task = tiny.task()._replace(train=wide, validation=wide)
+    monkeypatch.setattr(tiny, "task", lambda: task)
+    loaded = load_task("tests.tiny:task")
+    for part in (loaded.train, loaded.validation):
+        assert (part["x"].dtype, part["y"].dtype) == (np.float32, np.int32)
+
+
+def test_an_error_in_the_users_code_is_told_with_its_line(monkeypatch):
+    def broken():
+        return {}["nothing"]
+
+    monkeypatch.setattr(tiny, "task", broken)
+    with pytest.raises(TaskError, match=r"test_task\.py:\d+: KeyError: 'nothing'"):
+        load_task("tests.tiny:task")
+
+
+def test_an_attribute_of_an_attribute_can_be_named(monkeypatch):
+    monkeypatch.setattr(tiny.task, "other", tiny.task(), raising=False)
+    assert load_task("tests.tiny:task.other").inputs == ("x",)

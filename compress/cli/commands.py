@@ -8,20 +8,24 @@ import jax
 import numpy as np
 
 from compress.cli import flags
+from compress.cli.arrays import check_output, read_input, write_output
 from compress.cli.inspecting import inspect_artifact, inspect_config
-from compress.compare import CellError, run_cell
+from compress.compare import CellError, cell_folder, run_cell
 from compress.compare import compare as run_comparison
 from compress.config import Config, json_schema, load_config, row_config
-from compress.export import ArtifactError, load
+from compress.export import load
 from compress.report import load_compare, render_table, write_report
+from compress.sites import parameter_paths
 
 
 def run(config_path: str) -> int:
     """Trains, exports and measures one model per seed."""
-    config = _single(_load(config_path))
-    root = _workdir(config)
+    whole = _load(config_path)
+    config, root = _single(whole), _workdir(whole)
     for seed in config.seeds:
-        folder = root / f"seed{seed}"
+        # The folder in which `compare` looks for the same row and seed.
+        row = flags.ROW.value
+        folder = root / (cell_folder(row, seed) if row else f"seed{seed}")
         result = run_cell(
             config,
             folder,
@@ -75,18 +79,21 @@ def inspect(what: str) -> int:
 def predict(artifact_path: str, *input_paths: str) -> int:
     """Runs an artifact on inputs from .npy files."""
     artifact = load(artifact_path)
-    inputs = [_read_array(path) for path in input_paths]
+    output = pathlib.Path(flags.OUTPUT.value) if flags.OUTPUT.value else None
+    if output is not None:
+        check_output(output, len(artifact.manifest["outputs"]))
+    inputs = [read_input(path) for path in input_paths]
     started = time.perf_counter()
     outputs = jax.block_until_ready(artifact(*inputs))
     seconds = time.perf_counter() - started
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(outputs)]
-    for array in arrays:
+    arrays = {name: np.asarray(x) for name, x in parameter_paths(outputs).items()}
+    for array in arrays.values():
         print(np.array2string(array, threshold=40, precision=4))
         if array.ndim == 2:
             print("largest:", " ".join(map(str, array.argmax(-1)[:40])))
     print(f"{len(inputs[0])} items in {1e3 * seconds:.1f} ms, compilation included")
-    if flags.OUTPUT.value:
-        np.save(flags.OUTPUT.value, arrays[0])
+    if output is not None:
+        write_output(output, arrays)
     return 0
 
 
@@ -120,13 +127,3 @@ def _single(config: Config) -> Config:
             f"of {', '.join(rows)}; or use `compare`."
         )
     return row_config(config, rows[flags.ROW.value])
-
-
-def _read_array(path: str) -> np.ndarray:
-    try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ArtifactError(
-            f"{path}: not a .npy array ({error}). Write it with numpy.save."
-        ) from None

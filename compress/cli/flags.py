@@ -29,7 +29,9 @@ WORKERS = flags.DEFINE_integer(
 QUIET = flags.DEFINE_bool("quiet", False, "Shows no progress.")
 VERBOSE = flags.DEFINE_bool("traceback", False, "Shows where an error was raised.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "predict: writes the outputs to this .npy file."
+    "output",
+    None,
+    "predict: writes the output to this file as .npy; several outputs as .npz.",
 )
 
 

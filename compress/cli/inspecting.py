@@ -8,26 +8,33 @@ import jax
 import compress.transform as transforms
 from compress.config import Config
 from compress.export import read_manifest
+from compress.interpret import Quantized
 from compress.schedule import build_transform, post_training, stage_starts
-from compress.sites import Site, Sites, find_sites
+from compress.sites import Sites, find_sites
 from compress.task import build_model, example_inputs, load_task
+from compress.train import check_schedule
 from compress.transform import Transform, chain
 
 
 def inspect_config(config: Config) -> str:
     """The sites of a config's model, what will happen to each, and predictions.
 
-    Nothing is trained; rules that match nothing are found here.
+    Nothing is trained; whatever a trace can tell is wrong is found here.
     """
     task = load_task(config.task)
+    check_schedule(config, task)
     model = build_model(task, config.task, config.model, jax.random.key(0))
-    forward = model.forward
-    params, model_state = jax.eval_shape(lambda: (model.params, model.model_state))
-    inputs = example_inputs(task, 1)
-    sites = find_sites(forward, params, model_state, *inputs)
+    arrays = (model.params, model.model_state, *example_inputs(task, 1))
+    sites = find_sites(model.forward, *arrays)
     transform = _whole_transform(config)
-    transforms.init(forward, transform, params, model_state, *inputs)
     plans = dict(transform.plan(sites)) if transform.plan else {}
+
+    def shipped(*arrays: Any) -> Any:
+        state = transforms.init(model.forward, transform, *arrays)
+        end = state._replace(step=state.step + stage_starts(config)[-1])
+        return transforms.parameters(transform, arrays[0], end)
+
+    packed = jax.tree.leaves(jax.eval_shape(shipped, *arrays), is_leaf=_is_box)
     return "\n".join(
         [
             f"{config.name}: {config.task}, {stage_starts(config)[-1]} steps",
@@ -35,7 +42,7 @@ def inspect_config(config: Config) -> str:
             "",
             sites.table(plans),
             "",
-            *_predictions(config, sites, plans, params),
+            *_predictions(config, sites, jax.tree.leaves(model.params), packed),
         ]
     )
 
@@ -52,51 +59,49 @@ def _stage_lines(config: Config) -> list[str]:
     lines = []
     for start, stage in zip(stage_starts(config), config.stages):
         acting = [
-            f"{name} ({', '.join(f'{k}={v}' for k, v in setting.model_dump().items())})"
+            f"{name} {_settings(getattr(stage, name))}"
             for name in ("prune", "quantize", "distill")
-            if (setting := getattr(stage, name)) is not None
+            if getattr(stage, name) is not None
         ]
-        end = start + stage.steps
-        lines.append(
-            f"  {start:>6} to {end:<6} {stage.name}: {'; '.join(acting) or '-'}"
-        )
+        what = "; ".join(acting) or "-"
+        lines.append(f"  {start:>6} to {start + stage.steps:<6} {stage.name}: {what}")
     if config.export.quantize is not None:
         lines.append("  after training: post-training quantization")
     return lines
 
 
+def _settings(setting: Any) -> str:
+    values = setting.model_dump(exclude_defaults=True)
+    return f"({', '.join(f'{k}={v}' for k, v in values.items()) or 'as usual'})"
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, Quantized)
+
+
 def _predictions(
-    config: Config, sites: Sites, plans: dict[str, str], params: Any
+    config: Config, sites: Sites, params: list[Any], packed: list[Any]
 ) -> list[str]:
-    leaves = jax.tree.leaves(params)
-    parameters = sum(leaf.size for leaf in leaves)
-    by_path = {str(site.path): site for site in sites.weighted}
-    saved = sum(
-        _bytes_saved(site) for site in by_path.values() if _is_int8(site, plans)
-    )
-    float_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    macs = sum(site.macs for site in sites)
-    optimizer = 1 if config.optimizer.name == "sgd" else 2
-    training = float_bytes * (2 + optimizer)
+    """Sizes of the parameters, of what is shipped, and of what training holds."""
+    parameters = sum(leaf.size for leaf in params)
+    float_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in params)
+    shipped = sum(_packed_bytes(leaf) for leaf in packed)
+    moments = 1 if config.optimizer.name == "sgd" else 2
     return [
         f"parameters: {parameters:,}, {float_bytes:,} bytes",
-        f"shipped weights: {float_bytes - saved:,} bytes "
-        f"({(float_bytes - saved) / float_bytes:.2f}x), zeros stored",
-        f"multiply-accumulates per example: {macs:,}",
-        f"parameters, gradients and optimizer in training: {training:,} bytes",
+        f"shipped weights: {shipped:,} bytes ({shipped / float_bytes:.2f}x), "
+        "zeros stored",
+        f"multiply-accumulates per example: {sum(site.macs for site in sites):,}",
+        "parameters, gradients and optimizer in training: "
+        f"{float_bytes * (2 + moments):,} bytes",
     ]
 
 
-def _is_int8(site: Site, plans: dict[str, str]) -> bool:
-    return "int8 weights" in plans.get(site.name, "")
-
-
-def _bytes_saved(site: Site) -> int:
-    """One byte per weight instead of its width, and four per scale."""
-    channels = 1
-    for axis in (*site.output, *site.stacked):
-        channels *= site.weight_shape[axis]
-    return site.weight_size * (site.weight_dtype.itemsize - 1) - 4 * channels
+def _packed_bytes(leaf: Any) -> int:
+    """One byte per int8 weight, beside its scales."""
+    if _is_box(leaf):
+        return leaf.qvalue.size + leaf.scale.size * leaf.scale.dtype.itemsize
+    return leaf.size * leaf.dtype.itemsize
 
 
 def inspect_artifact(path: pathlib.Path) -> str:

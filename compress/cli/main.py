@@ -10,10 +10,10 @@
   jax-compress schema                 the JSON schema of configs, for editors
 
 Examples:
-  jax-compress inspect configs/digits.yaml
+  jax-compress inspect configs/digits.yaml --row P+Q+D
   jax-compress run configs/digits.yaml --row P+Q --set stages[1].prune.sparsity=0.9
   jax-compress compare configs/digits.yaml --fast --workdir /tmp/try
-  jax-compress predict runs/digits/P_Q-seed0/artifact images.npy
+  jax-compress predict runs/digits/P+Q-seed0/artifact images.npy
 
 Results go to --workdir, by default runs/<name of the config>. An interrupted `run`
 goes on with --resume; `compare` always goes on, and skips what is finished.

@@ -3,20 +3,31 @@
 import base64
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 import compress.transform as transforms
+from compress.annotations import PyTree
 from compress.config import Config, config_hash
 from compress.export import Artifact, export
+from compress.files import write_json
 from compress.report import size_accounting
 from compress.schedule import post_training, stage_starts
 from compress.sites import find_sites
 from compress.task import Task, load_task
-from compress.train import Trained, evaluate, hash_of, teacher_of, train
-from compress.train.loop import write_json
+from compress.train import (
+    Evaluation,
+    Trained,
+    check_schedule,
+    data_hash,
+    evaluate,
+    hash_of,
+    teacher_of,
+    train,
+)
 from compress.transform import State, Transform, calibrate, chain
 
 RESULT = "result.json"
@@ -49,10 +60,11 @@ def run_cell(
     Returns:
       The result, as in `result.json`.
     """
-    finished = finished_result(config, directory, seed)
+    task = load_task(config.task)
+    finished = finished_result(config, directory, seed, data_hash(task))
     if resume and finished is not None:
         return finished
-    task = load_task(config.task)
+    check_schedule(config, task)
     teacher = teacher_of(config, task, teachers, quiet=quiet)
     trained = train(
         config, task, directory, seed=seed, teacher=teacher, resume=resume, quiet=quiet
@@ -66,7 +78,7 @@ def run_cell(
 
 
 def finished_result(
-    config: Config, directory: pathlib.Path, seed: int
+    config: Config, directory: pathlib.Path, seed: int, data: str
 ) -> dict[str, Any] | None:
     """The result of a finished cell.
 
@@ -84,9 +96,11 @@ def finished_result(
             f"{path}: not a result ({type(error).__name__}: {error}). Remove it, and "
             "run again."
         ) from None
-    if (found, found_seed) != (config_hash(config), seed):
+    there, here = (found, found_seed), (config_hash(config), seed)
+    if there != here or result.get("data_hash") != data:
+        what = "config" if there != here else "data"
         raise CellError(
-            f"{directory}: holds the result of another config "
+            f"{directory}: holds the result of another {what} "
             f"({found[:12]}, seed {found_seed}; this one is "
             f"{config_hash(config)[:12]}, seed {seed}). Choose another --workdir, or "
             "remove it."
@@ -137,10 +151,12 @@ def _ship(
     seed: int,
 ) -> dict[str, Any]:
     """Exports, evaluates what was exported, and puts the result together."""
-    params = trained.state.params
-    predict = trained.model.predictor(trained.state.model_state)
-    compressed = jax.jit(transforms.apply(predict, transform))
-    reference = evaluate(lambda *x: compressed(params, state, *x), task, task.test)
+    params, model_state = trained.state.params, trained.state.model_state
+    forward = _inference(trained)
+    compressed = jax.jit(transforms.apply(forward, transform))
+    reference = evaluate(
+        lambda *x: compressed(params, state, model_state, *x), task, task.test
+    )
     measured = {}
 
     def measure(artifact: Artifact) -> dict[str, Any]:
@@ -149,10 +165,11 @@ def _ship(
 
     artifact = export(
         directory / "artifact",
-        predict,
+        forward,
         params,
         transform,
         state,
+        model_state=model_state,
         batches=calibration_batches(config, task, seed, _MAX_BATCHES),
         platforms=config.export.platforms,
         static_batch=config.export.static_batch,
@@ -162,35 +179,51 @@ def _ship(
         overwrite=True,
     )
     served = measured["test"]
-    agreement = 1.0
-    if served.decisions is not None and reference.decisions is not None:
-        agreement = float(np.mean(served.decisions == reference.decisions))
     scalars = transforms.metrics(transform, state)
     return {
         "format_version": 1,
         "row": config.name,
         "seed": seed,
         "config_hash": config_hash(config),
+        "data_hash": data_hash(task),
         "task": config.task,
         "metric": "accuracy",
         "accuracy": served.accuracy,
         "trained_accuracy": reference.accuracy,
-        "agreement": agreement,
+        "agreement": _agreement(served, reference),
         "correct": base64.b64encode(np.packbits(served.correct).tobytes()).decode(),
         "num_test": int(served.correct.size),
         "techniques": _techniques(config),
         "sparsity": float(scalars.get("sparsity", 0.0)),
         "train_seconds": trained.seconds,
         "train_steps": stage_starts(config)[-1],
-        "compilations": trained.compilations,
         "checkpoint_hash": hash_of(trained.state),
         "artifact": "artifact",
         **describe_artifact(artifact),
     }
 
 
+def _inference(trained: Trained) -> Callable[..., Any]:
+    """`(params, model_state, *inputs) -> outputs`."""
+
+    def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
+        return trained.model.forward(params, model_state, *inputs)[0]
+
+    return forward
+
+
+def _agreement(served: Evaluation, reference: Evaluation) -> float | None:
+    """Fraction of decisions that are the same; None if the outputs decide nothing."""
+    if served.decisions is None or reference.decisions is None:
+        return None
+    return float(np.mean(served.decisions == reference.decisions))
+
+
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
-    """What an artifact weighs and computes, in every accounting."""
+    """What an artifact weighs and computes, in every accounting.
+
+    A model's state counts among the arrays that are neither pruned nor quantized.
+    """
     manifest = artifact.manifest
     sites = manifest["sites"]
     bits = {site["path"]: site["weight_bits"] for site in sites if site["path"]}
@@ -207,10 +240,10 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         others=others,
         file_bytes=manifest["files"]["weights.safetensors"]["bytes"],
     )
-    program = manifest["programs"]["symbolic"]["file"]
+    programs = [entry["file"] for entry in manifest["programs"].values()]
     skipped = [f"{s['name']}: {s['reason']}" for s in sites if s["reason"]]
     return {
-        "program_bytes": manifest["files"][program]["bytes"],
+        "program_bytes": sum(manifest["files"][name]["bytes"] for name in programs),
         "macs": sum(site["macs"] for site in sites),
         "sites": sites,
         "sizes": sizes,

@@ -1,6 +1,5 @@
 """A comparison: rows times seeds, resumable, then latency and the report."""
 
-import os
 import pathlib
 import re
 import traceback
@@ -15,9 +14,11 @@ from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
 from compress.compare.teachers import train_teachers
 from compress.config import Config, Row, parse_config, row_config
-from compress.machine import describe_machine
-from compress.train import versions
-from compress.train.loop import write_json
+from compress.files import write_json
+from compress.machine import describe_machine, num_usable_cpus
+from compress.task import load_task
+from compress.train import check_schedule, data_hash, versions
+from compress.train.directory import claimed
 
 
 def compare(
@@ -49,16 +50,28 @@ def compare(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     say = say or console.print
     cells = _cells(config, directory)
-    open_cells = [cell for cell in cells if not _is_finished(config, directory, *cell)]
-    _write_settings(config, directory, [])
-    _write_settings(config, directory, train_teachers(config, directory, say))
-    failed = _run(config, directory, open_cells, len(cells), workers, say)
+    task = load_task(config.task)
+    data = data_hash(task)
+    is_open = [not _is_finished(config, directory, data, *cell) for cell in cells]
+    with claimed(directory):
+        _write_settings(config, directory, [])
+        for row in _rows(config):
+            check_schedule(row_config(config, row), task)
+        _write_settings(config, directory, train_teachers(config, directory, say))
+        todo = [cell for cell, wanted in zip(cells, is_open, strict=True) if wanted]
+        failed = _run(config, directory, todo, len(cells), workers, say)
+        _measure(config, directory, say)
+    return failed
+
+
+def _measure(
+    config: Config, directory: pathlib.Path, say: Callable[[str], None]
+) -> None:
     say("measuring the latency of all artifacts, side by side, on one core")
     first = {row.name: cell_folder(row.name, config.seeds[0]) for row in _rows(config)}
     job = (_dumped(config), str(directory), first)
     for _ in run_jobs(_measure_job, [job], workers=1, cache=directory / ".programs"):
         pass
-    return failed
 
 
 def cell_folder(row: str, seed: int) -> str:
@@ -85,33 +98,27 @@ def _config_of(config: Config, row_name: str) -> Config:
     return row_config(config, row)
 
 
-def _is_finished(config: Config, directory: pathlib.Path, row: str, seed: int) -> bool:
+def _is_finished(
+    config: Config, directory: pathlib.Path, data: str, row: str, seed: int
+) -> bool:
     folder = directory / cell_folder(row, seed)
-    return finished_result(_config_of(config, row), folder, seed) is not None
+    return finished_result(_config_of(config, row), folder, seed, data) is not None
 
 
 def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -> None:
     assert config.compare is not None
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(
-            directory / "compare.json",
-            {
-                "name": config.name,
-                "rows": [row.name for row in _rows(config)],
-                "reference": config.compare.reference,
-                "contrasts": [list(pair) for pair in config.compare.contrasts],
-                "seeds": list(config.seeds),
-                "machine": describe_machine(),
-                "versions": versions(),
-                "notes": notes,
-            },
-        )
-        write_json(directory / "config.json", config.model_dump(mode="json"))
-    except OSError as error:
-        raise CellError(
-            f"{directory}: cannot be written ({error.strerror})."
-        ) from error
+    settings = {
+        "name": config.name,
+        "rows": [row.name for row in _rows(config)],
+        "reference": config.compare.reference,
+        "contrasts": [list(pair) for pair in config.compare.contrasts],
+        "seeds": list(config.seeds),
+        "machine": describe_machine(),
+        "versions": versions(),
+        "notes": notes,
+    }
+    write_json(directory / "compare.json", settings)
+    write_json(directory / "config.json", config.model_dump(mode="json"))
 
 
 def _run(
@@ -128,7 +135,7 @@ def _run(
     jobs = [(_dumped(config), row, seed, str(directory)) for row, seed in cells]
     on_cpu = jax.default_backend() == "cpu"
     # An accelerator is used by one process at a time; cores are shared out.
-    count = workers or ((os.cpu_count() or 1) if on_cpu else 1)
+    count = workers or (num_usable_cpus() or 1 if on_cpu else 1)
     for job, line in run_jobs(
         _cell_job, jobs, workers=count, cache=directory / ".programs"
     ):

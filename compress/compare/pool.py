@@ -6,8 +6,10 @@ programs are compiled once per worker, not once per job.
 
 import concurrent.futures
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -61,12 +63,19 @@ def _start_worker(slots: Any, cache: str) -> None:
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[slot % len(cores)]})
-    import jax
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from absl import logging
 
     logging.set_verbosity(logging.WARNING)
     share_compiled_programs(cache)
-    del jax
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing to its cell."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def share_compiled_programs(cache: str | pathlib.Path) -> None:

@@ -125,6 +125,32 @@ def _delay_ends_within_the_stage(config: Config) -> Iterator[Problem]:
                 "so fake-quant would never start; give a smaller delay or more steps"
             )
             yield Problem((*path, "quantize", "delay"), message)
+        elif stage.quantize and _freeze_step(stage) <= stage.quantize.delay:
+            message = (
+                f"{stage.quantize.freeze:g} of {stage.steps} steps is step "
+                f"{_freeze_step(stage)}, not after fake-quant starts at step "
+                f"{stage.quantize.delay}; give a larger freeze or a smaller delay"
+            )
+            yield Problem((*path, "quantize", "freeze"), message)
+
+
+def _freeze_step(stage: Stage) -> int:
+    return round(stage.quantize.freeze * stage.steps) if stage.quantize else 0
+
+
+def _pruning_has_one_setting(config: Config) -> Iterator[Problem]:
+    """It is one transform; only its sparsity varies with time."""
+    pruning = [(path, stage.prune) for path, stage in _stages(config) if stage.prune]
+    for path, prune in pruning[1:]:
+        first_path, first = pruning[0]
+        for key in ("sites", "exclude", "scope", "every"):
+            here, there = getattr(prune, key), getattr(first, key)
+            if here != there:
+                message = (
+                    f"found {_shown(here)}, but {path_text(first_path)}.prune has "
+                    f"{_shown(there)}; it must be the same in all stages"
+                )
+                yield Problem((*path, "prune", key), message)
 
 
 def _quantization_stays_the_same(config: Config) -> Iterator[Problem]:
@@ -177,6 +203,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _weights_are_quantized,
     _sparsity_never_falls,
     _delay_ends_within_the_stage,
+    _pruning_has_one_setting,
     _quantization_stays_the_same,
     _ranges_are_decided_once,
     _seeds_are_unique,

@@ -88,7 +88,9 @@ class Optimizer(_Model):
         default="adam", description="Which optax optimizer."
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, description="Decoupled weight decay."
+        default=0.0,
+        ge=0,
+        description="Weight decay: decoupled for adamw, an L2 gradient for the others.",
     )
     momentum: float = Field(
         default=0.9,

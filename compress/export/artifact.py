@@ -1,7 +1,6 @@
 """Loads an artifact: needs jax, flatbuffers and safetensors, and no model source."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,23 +22,29 @@ from compress.export.manifest import (
 WEIGHTS = "weights.safetensors"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Artifact:
     """A loaded artifact; call it with a batch of inputs.
 
     Attributes:
       path: Its directory.
       manifest: What it says of itself.
-      weights: By name, as shipped.
+      weights: By name, as shipped; a model's state is `model_state/...`.
     """
 
     path: pathlib.Path
     manifest: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
     _programs: Mapping[str, jax.export.Exported] = dataclasses.field(repr=False)
+    _functions: dict[str, Callable[..., Any]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     def __call__(self, *inputs: Any) -> Any:
         """The outputs for a batch of any size.
+
+        NaN is not preserved: a static int8 range turns it into 0, so an input with
+        NaN gives finite outputs. For speed no call looks for it; check your data.
 
         Raises:
           ArtifactError: If an input has another dtype or shape than was exported.
@@ -52,11 +57,12 @@ class Artifact:
         """The jitted function for one batch size, without the checks of a call."""
         return self._compiled(self._program_name(batch))
 
-    @functools.cache  # noqa: B019 - an artifact lives as long as its programs
     def _compiled(self, name: str) -> Callable[..., Any]:
-        program, weights = self._programs[name], dict(self.weights)
-        # Closed over, the weights are constants, which XLA lays out while compiling.
-        return jax.jit(lambda *inputs: program.call(weights, *inputs))
+        if name not in self._functions:
+            program, weights = self._programs[name], dict(self.weights)
+            # Closed over, the weights are constants: XLA lays them out as it compiles.
+            self._functions[name] = jax.jit(lambda *x: program.call(weights, *x))
+        return self._functions[name]
 
     def _program_name(self, batch: int) -> str:
         static = self.manifest["programs"]["static"]
@@ -90,9 +96,6 @@ class Artifact:
             raise ArtifactError(
                 f"{self.path}: inputs of different batch sizes {sizes}."
             )
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 def load(path: str | pathlib.Path) -> Artifact:

@@ -23,7 +23,7 @@ from compress.export.program import (
     with_batch,
 )
 from compress.export.verify import check_ranges, verify
-from compress.sites import find_sites
+from compress.sites import Sites, find_sites
 from compress.transform import (
     State,
     Transform,
@@ -46,6 +46,7 @@ def export(
     state: State | None = None,
     *,
     batches: Sequence[Any],
+    model_state: PyTree | None = None,
     platforms: Sequence[str] = PLATFORMS,
     static_batch: int = 1,
     tolerance: float = 1e-3,
@@ -55,17 +56,20 @@ def export(
 ) -> artifacts.Artifact:
     """Writes an artifact and returns it, loaded again from disk.
 
-    The artifact is compared with the trained forward on `batches` before it gets its
-    name; on a difference nothing is left behind.
+    Both of its programs are compared with the trained forward on `batches` before it
+    gets its name; on a difference nothing is left behind.
 
     Args:
       path: The directory to make.
       forward: `(params, *inputs) -> outputs`, each input an array with a leading batch
-        axis.
+        axis; with a `model_state`, `(params, model_state, *inputs) -> outputs`.
       params: The trained parameters.
       transform: What they were trained with; None exports in float.
       state: Of the transform.
       batches: Calibration data, one array or a tuple of arrays each.
+      model_state: Arrays that are no parameters, such as batch statistics: shipped
+        with the weights as they are, never quantized. What `forward` closes over
+        instead ends up inside the programs, where no size counts it.
       platforms: Of `cpu`, `cuda`, `tpu`.
       static_batch: The batch size with a program of its own, besides the free one.
       tolerance: Largest difference allowed between artifact and trained forward,
@@ -75,8 +79,9 @@ def export(
       overwrite: Whether an artifact already at `path` may be replaced.
 
     Raises:
-      ArtifactError: If the artifact does not reproduce the trained forward, a range
-        was never calibrated, or `path` exists or cannot be written.
+      ArtifactError: If the artifact does not reproduce the trained forward,
+        quantization has not started, a range was never calibrated, or `path` exists or
+        cannot be written.
     """
     if (transform is None) != (state is None):
         raise TypeError("export: give both transform and state, or neither.")
@@ -86,23 +91,30 @@ def export(
     _check_platforms(final, platforms)
     _check_batches(batches, static_batch)
     batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
+    first = () if model_state is None else (model_state,)
     check_finite(params)
     if transform is None or state is None:
         transform = chain()
-        state = init(forward, transform, params, *batches[0])
+        state = init(forward, transform, params, *first, *batches[0])
     check(transform, params, state)
     check_ranges(transform, state)
+    packed = pack(transform, params, state, model_state)
+    serve = serving_function(forward, transform, packed, params, state)
     partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        content = _write(
-            partial, forward, transform, params, state, batches, platforms, static_batch
-        )
+        written = _write(partial, serve, packed, batches[0], platforms, static_batch)
+        sites = find_sites(forward, params, *first, *with_batch(batches[0], 1))
+        content = {**_describe(transform, state, sites, packed), **written}
         write_manifest(partial, content)
         loaded = artifacts.load(partial)
         trained = jax.jit(apply(forward, transform))
         content["verification"] = verify(
-            loaded, lambda *x: trained(params, state, *x), batches, tolerance=tolerance
+            loaded,
+            lambda *x: trained(params, state, *first, *x),
+            batches,
+            static_batch=static_batch,
+            tolerance=tolerance,
         )
         content["figures"] = evaluate(loaded) if evaluate else {}
         content["metadata"] = metadata or {}
@@ -166,39 +178,42 @@ def _of_one(x: Any) -> Any:
     return tuple(x.shape[1:]), x.dtype
 
 
-def _write(
-    directory: pathlib.Path,
-    forward: Callable[..., Any],
-    transform: Transform,
-    params: PyTree,
-    state: State,
-    batches: Sequence[tuple[Any, ...]],
-    platforms: Sequence[str],
-    static_batch: int,
+def _describe(
+    transform: Transform, state: State, sites: Sites, packed: Packed
 ) -> dict[str, Any]:
-    """Writes weights and programs; returns what the manifest says of them."""
-    packed = pack(transform, params, state)
-    save_file(packed.weights, directory / artifacts.WEIGHTS)
-    serve = serving_function(forward, transform, packed, params, state)
-    programs, outputs = {}, []
-    for name, batch in (("static", static_batch), ("symbolic", "batch")):
-        inputs = with_batch(batches[0], batch)
-        exported = export_program(serve, packed, inputs, platforms)
-        file = f"program_{name}.stablehlo"
-        (directory / file).write_bytes(exported.serialize())
-        programs[name] = {"file": file, "batch": batch}
-        outputs = [_spec(aval) for aval in exported.out_avals]
-    sites = find_sites(forward, params, *with_batch(batches[0], 1))
+    """What the manifest says of how the model was compressed."""
     given = dict(transform.given(state.memory)) if transform.given else {}
     return {
         "jax_version": jax.__version__,
         "transform": transform.name,
         "step": int(state.step),
+        "sites": site_schemes(sites, packed, given),
+    }
+
+
+def _write(
+    directory: pathlib.Path,
+    serve: Callable[..., Any],
+    packed: Packed,
+    example: tuple[Any, ...],
+    platforms: Sequence[str],
+    static_batch: int,
+) -> dict[str, Any]:
+    """Writes weights and programs; returns what the manifest says of them."""
+    save_file(packed.weights, directory / artifacts.WEIGHTS)
+    programs, outputs = {}, []
+    for name, batch in (("static", static_batch), ("symbolic", "batch")):
+        inputs = with_batch(example, batch)
+        exported = export_program(serve, packed, inputs, platforms)
+        file = f"program_{name}.stablehlo"
+        (directory / file).write_bytes(exported.serialize())
+        programs[name] = {"file": file, "batch": batch}
+        outputs = [_spec(aval) for aval in exported.out_avals]
+    return {
         "platforms": list(platforms),
         "programs": programs,
-        "inputs": [_spec(x) for x in with_batch(batches[0], "batch")],
+        "inputs": [_spec(x) for x in with_batch(example, "batch")],
         "outputs": outputs,
-        "sites": site_schemes(sites, packed, given),
         "sizes": _sizes(packed),
     }
 
@@ -209,11 +224,12 @@ def _spec(x: Any) -> dict[str, Any]:
 
 
 def _sizes(packed: Packed) -> dict[str, int]:
-    """Bytes of the weights as shipped, and as the float32 parameters they were."""
+    """Bytes of the arrays as shipped, and as the float32 arrays they were."""
     arrays = packed.weights
+    trained = (*packed.paths, *packed.state_paths)
     return {
         "weights": sum(array.nbytes for array in arrays.values()),
-        "float32": sum(4 * arrays[path].size for path in packed.paths),
+        "float32": sum(4 * arrays[path].size for path in trained),
         "parameters": sum(int(arrays[path].size) for path in packed.paths),
     }
 

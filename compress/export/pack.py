@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Array, PyTree
+from compress.export.manifest import ArtifactError
 from compress.interpret import Quantized
+from compress.quantize import Range, absmax_scale, largest_integer
 from compress.sites import Sites, flat_paths
 from compress.transform import State, Transform, parameters
 
 SCALE = "::scale"
+MODEL_STATE = "model_state"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +28,16 @@ class Packed:
       structure: Of the parameters.
       paths: Of its leaves, in order.
       dtypes: Of the quantized parameters before, by path.
+      state_structure: Of the model's state; None if forward takes none.
+      state_paths: Of its leaves, in order, `model_state/norm/mean`.
     """
 
     weights: dict[str, np.ndarray]
     structure: Any
     paths: tuple[str, ...]
     dtypes: Mapping[str, Any]
+    state_structure: Any
+    state_paths: tuple[str, ...]
 
     def boxed(self, weights: Mapping[str, Array]) -> PyTree:
         """The parameters as the program sees them, from shipped arrays."""
@@ -42,9 +49,23 @@ class Packed:
         ]
         return jax.tree.unflatten(self.structure, leaves)
 
+    def first_inputs(self, weights: Mapping[str, Array]) -> tuple[PyTree, ...]:
+        """What forward takes before a user's inputs: the model's state, if any."""
+        if self.state_structure is None:
+            return ()
+        leaves = [weights[path] for path in self.state_paths]
+        return (jax.tree.unflatten(self.state_structure, leaves),)
 
-def pack(transform: Transform, params: PyTree, state: State) -> Packed:
-    """Masks and quantizes the parameters for good."""
+
+def pack(
+    transform: Transform, params: PyTree, state: State, model_state: PyTree | None
+) -> Packed:
+    """Masks and quantizes the parameters for good; the model's state stays as it is.
+
+    Raises:
+      ArtifactError: If quantization has not started yet, or something in the model's
+        state is not a plain array or has the name of a parameter.
+    """
     seen = jax.jit(lambda p, s: parameters(transform, p, s))(params, state)
     boxes = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
     paths = tuple(flat_paths(params))
@@ -52,12 +73,50 @@ def pack(transform: Transform, params: PyTree, state: State) -> Packed:
     dtypes = {}
     for path, box in zip(paths, boxes, strict=True):
         if isinstance(box, Quantized):
-            weights[path] = np.asarray(box.qvalue).astype(np.int8)
+            weights[path] = _as_int8(path, box.qvalue, int(state.step))
             weights[path + SCALE] = np.asarray(box.scale)
             dtypes[path] = box.dtype
         else:
             weights[path] = np.asarray(box)
-    return Packed(weights, jax.tree.structure(params), paths, dtypes)
+    shipped = _model_state(model_state)
+    if taken := sorted(weights.keys() & shipped.keys()):
+        raise ArtifactError(
+            f'export "{taken[0]}": a parameter and an array of the model\'s state have '
+            "this name in the file. Rename the parameter."
+        )
+    return Packed(
+        {**weights, **shipped},
+        jax.tree.structure(params),
+        paths,
+        dtypes,
+        None if model_state is None else jax.tree.structure(model_state),
+        tuple(shipped),
+    )
+
+
+def _as_int8(path: str, qvalue: Array, step: int) -> np.ndarray:
+    values, limit = np.asarray(qvalue), largest_integer(8)
+    if (values != np.round(values)).any() or (np.abs(values) > limit).any():
+        raise ArtifactError(
+            f'export "{path}": is not quantized yet: the state is at step {step} and '
+            "quantization starts later. Train further, or quantize from the start "
+            "with fake_quant(steps=(0, None))."
+        )
+    return values.astype(np.int8)
+
+
+def _model_state(model_state: PyTree | None) -> dict[str, np.ndarray]:
+    """The arrays of a model's state, by the name they are shipped under."""
+    tree = {} if model_state is None else {MODEL_STATE: model_state}
+    arrays = {}
+    for path, leaf in zip(flat_paths(tree), jax.tree.leaves(tree), strict=True):
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.extended):
+            raise ArtifactError(
+                f'export "{path}": {leaf.dtype} cannot be shipped. Leave it out of the '
+                "model's state: inference draws no random numbers."
+            )
+        arrays[path] = np.asarray(jnp.asarray(leaf))
+    return arrays
 
 
 def site_schemes(
@@ -90,8 +149,6 @@ def _scheme(site: Any, packed: Packed, given: Mapping[str, Any]) -> dict[str, An
 
 def _activation(given: Any) -> dict[str, Any]:
     """How a site's activation is quantized, from what its transforms are given."""
-    from compress.quantize import Range, absmax_scale
-
     if given is None:
         return {"bits": 32}
     leaves = jax.tree.leaves(given, is_leaf=lambda x: isinstance(x, Range))

@@ -24,12 +24,16 @@ def serving_function(
     params: PyTree,
     state: State,
 ) -> Callable[..., Any]:
-    """`(weights, *inputs) -> outputs` on the shipped arrays, in integers."""
+    """`(weights, *inputs) -> outputs` on the shipped arrays, in integers.
+
+    A model's state is among the weights, so that the program holds none of it.
+    """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     given = dict(transform.given(state.memory)) if transform.given else {}
 
     def serve(weights: dict[str, Array], *inputs: Array) -> Any:
-        program = trace(forward, shapes, *inputs)
+        everything = (*packed.first_inputs(weights), *inputs)
+        program = trace(forward, shapes, *everything)
         sites = find_sites_in(program, shapes)
         seen = packed.boxed(weights)
         outputs, _ = run_compressed(
@@ -39,7 +43,7 @@ def serving_function(
             seen,
             given,
             state,
-            inputs,
+            everything,
             product=integer_product,
         )
         return outputs

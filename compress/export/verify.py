@@ -37,14 +37,16 @@ def verify(
     trained: Callable[..., Any],
     batches: Sequence[tuple[Any, ...]],
     *,
+    static_batch: int,
     tolerance: float,
 ) -> dict[str, Any]:
-    """Compares two functions on data.
+    """Compares two functions on data, in batches that run both programs.
 
     Args:
       served: The artifact.
       trained: The forward pass that was trained.
       batches: Inputs.
+      static_batch: The batch size that has a program of its own.
       tolerance: Largest difference allowed, relative to the largest output.
 
     Returns:
@@ -54,7 +56,8 @@ def verify(
       ArtifactError: If outputs differ by more than `tolerance`, or the largest entry
         of the last axis is another one anywhere.
     """
-    worst, items, decided = 0.0, 0, 0
+    worst, decided = 0.0, 0
+    batches = _for_both_programs(batches, static_batch)
     for inputs in batches:
         pairs = zip(
             jax.tree.leaves(served(*inputs)),
@@ -68,13 +71,30 @@ def verify(
                 raise ArtifactError(_refusal(found, tolerance))
             worst = max(worst, found)
             decided += _check_decisions(ours, theirs)
-        items += inputs[0].shape[0]
+    sizes = [inputs[0].shape[0] for inputs in batches]
     return {
-        "items": items,
+        "items": sum(sizes),
+        "static_items": sum(size for size in sizes if size == static_batch),
         "decisions": decided,
         "largest_difference": worst,
         "tolerance": tolerance,
     }
+
+
+def _for_both_programs(
+    batches: Sequence[tuple[Any, ...]], static_batch: int
+) -> list[tuple[Any, ...]]:
+    """The batches, and the start of the first one for a program that none would run."""
+    sizes = {inputs[0].shape[0] for inputs in batches}
+    missing = [static_batch] if static_batch not in sizes else []
+    if sizes == {static_batch}:
+        missing.append(static_batch + 1)
+    return [*batches, *(_resized(batches[0], size) for size in missing)]
+
+
+def _resized(inputs: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    """The first `size` items, from the start again where there are fewer."""
+    return tuple(x[np.arange(size) % x.shape[0]] for x in inputs)
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -1,7 +1,6 @@
 """Quantization: integers for weights and activations, in training and after it."""
 
 from compress.quantize.affine import absmax_scale as absmax_scale
-from compress.quantize.affine import dequantize as dequantize
 from compress.quantize.affine import largest_integer as largest_integer
 from compress.quantize.affine import quantize as quantize
 from compress.quantize.affine import round_through as round_through

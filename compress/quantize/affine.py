@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from compress.annotations import Array, Float, Num
+from compress.annotations import Array, Float
 
 
 def largest_integer(bits: int) -> int:
@@ -80,10 +80,3 @@ def quantize(
     """
     reciprocal = jax.lax.stop_gradient(1.0 / scale)
     return round_through(x.astype(jnp.float32) * reciprocal, largest_integer(bits))
-
-
-def dequantize(
-    qvalue: Num[Array, "*dims"], scale: Float[Array, "*#dims"]
-) -> Float[Array, "*dims"]:
-    """The real values, `qvalue * scale`."""
-    return qvalue.astype(scale.dtype) * scale

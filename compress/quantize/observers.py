@@ -38,14 +38,17 @@ def merge_ranges(known: Range, seen: Range, *, observer: str, decay: float) -> R
     Args:
       known: Before.
       seen: Of the batch; a count of 0 (a branch not taken) changes nothing.
-      observer: `absmax` keeps the largest; `ema` averages exponentially, starting at
-        the first batch (Jacob et al. 2018, section 3.1).
+      observer: `absmax` keeps the largest; `ema` averages exponentially (Jacob et
+        al. 2018, section 3.1), and plainly at first, so that the first batch does not
+        weigh more than others.
       decay: Of the average.
     """
     if observer == "absmax":
         merged = jnp.maximum(known.absmax, seen.absmax)
     else:
-        average = decay * known.absmax + (1.0 - decay) * seen.absmax
-        merged = jnp.where(known.count == 0, seen.absmax, average)
+        count = known.count.astype(jnp.float32)
+        # The mean of all batches so far, until there are 1 / (1 - decay) of them.
+        keep = jnp.minimum(decay, count / (count + 1.0))
+        merged = keep * known.absmax + (1.0 - keep) * seen.absmax
     absmax = jnp.where(seen.count > 0, merged, known.absmax)
     return Range(absmax, known.count + seen.count)

@@ -3,7 +3,6 @@
 from compress.machine import describe_machine as describe_machine
 from compress.report.compute import theoretical_bops as theoretical_bops
 from compress.report.compute import total_bops as total_bops
-from compress.report.compute import total_macs as total_macs
 from compress.report.latency import measure_latency as measure_latency
 from compress.report.latency import write_latency as write_latency
 from compress.report.load import load_compare as load_compare

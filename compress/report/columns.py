@@ -57,7 +57,8 @@ def table_columns(
         Column(
             "agreement",
             "Artifact = trained",
-            "Test items where the exported artifact and the trained forward agree.",
+            "Test items for which the exported artifact and the trained forward decide "
+            "the same; not known where the outputs are not scores of classes.",
             lambda row: units.format_percent(row.agreement, 2),
             lambda row: row.agreement,
         ),
@@ -116,12 +117,12 @@ def _size_column(accounting: str) -> Column:
         ratio = row.size_ratio(accounting)
         return size if ratio is None else f"{size} ({units.format_ratio(ratio)})"
 
-    title = "File" if accounting == "file" else f"Size, {accounting}"
+    title = "Weights file" if accounting == "file" else f"Size, {accounting}"
     return Column(
         accounting,
         title,
-        f"Bytes shipped, {COLUMNS[accounting]}; in brackets, how many times smaller "
-        "than float32.",
+        f"Bytes of all arrays shipped, {COLUMNS[accounting]}; in brackets, how many "
+        "times smaller than float32. The programs come on top.",
         text,
         lambda row: row.sizes.get(accounting),
     )

@@ -9,11 +9,6 @@ from collections.abc import Iterable
 from compress.report.records import SiteRecord
 
 
-def total_macs(sites: Iterable[SiteRecord]) -> int:
-    """Multiply-accumulates of one example over all sites, zeros included."""
-    return sum(site.macs for site in sites)
-
-
 def total_bops(sites: Iterable[SiteRecord]) -> int:
     """Bit operations: the sum of MACs * weight bits * activation bits."""
     return sum(_bops(site) for site in sites)

@@ -126,7 +126,7 @@ _RUN_COLUMNS = (
     "Trained %",
     "Steps",
     "Train time",
-    "Program",
+    "Programs",
     "Config",
     "Checkpoint",
 )

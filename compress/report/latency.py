@@ -4,7 +4,6 @@ Rows are interleaved: each round times every callable once, in a new random orde
 that a machine that slows down slows all of them down. Ratios are taken within a round.
 """
 
-import json
 import math
 import pathlib
 import random
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from compress.files import write_json
 from compress.machine import describe_machine
 
 Clock = Callable[[], float]  # () -> seconds
@@ -91,9 +91,7 @@ def write_latency(
     """Writes `latency.json`: batch size to the result of `measure_latency`."""
     path = pathlib.Path(compare_dir) / "latency.json"
     by_size = {str(size): dict(result) for size, result in batches.items()}
-    path.write_text(
-        json.dumps({"format_version": 1, "batches": by_size}, indent=1) + "\n"
-    )
+    write_json(path, {"format_version": 1, "batches": by_size})
     return path
 
 

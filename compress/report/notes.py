@@ -22,7 +22,9 @@ def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> lis
     best = max(finished, key=_accuracy)
     sentences.append(f"Most accurate: {_describe(best)}.")
     smallest = min(finished, key=lambda row: row.sizes["file"])
-    sentences.append(f"Smallest file: {_describe(smallest)}, {_size(smallest)}.")
+    sentences.append(
+        f"Smallest weights file: {_describe(smallest)}, {_size(smallest)}."
+    )
     packed = min(finished, key=lambda row: row.sizes["bitmask"])
     sentences.append(
         f"Smallest with zeros packed away (bitmask): {_describe(packed)}, "
@@ -32,7 +34,7 @@ def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> lis
     if not_worse:
         row = min(not_worse, key=lambda row: row.sizes["file"])
         sentences.append(
-            f"Smallest file not measurably worse than {comparison.reference}: "
+            f"Smallest weights file not measurably worse than {comparison.reference}: "
             f"{row.name}, {_size(row)}."
         )
     return sentences + [
@@ -85,8 +87,9 @@ def table_notes(
         SPARSITY_NOTE,
         "Accuracy is that of the exported artifact, run on the test set.",
         _seeds_note(comparison),
-        f"Sizes count everything shipped, in kB of 1000 bytes. {sizes}. "
-        "The ratio is to 4 bytes per parameter.",
+        "Sizes count all arrays of the weights file: weights, scales, biases, the "
+        f"model's state; in kB of 1000 bytes. {sizes}. The ratio is to float32.",
+        *_program_notes(comparison),
         "BOPs * density are theoretical: no kernel used here skips single zeros.",
         *_latency_notes(comparison),
         _machine_note(comparison),
@@ -119,8 +122,21 @@ def _seeds_note(comparison: Comparison) -> str:
         f"{num_seeds} seeds ({seeds}), the same for every row. Intervals are 95 %, "
         "Student's t on differences paired by seed, not corrected for the number of "
         'comparisons. "Within noise" means that this interval, or the one over seeds '
-        'and test items, contains 0; not that the rows are equal.'
+        "and test items, contains 0; not that the rows are equal."
     )
+
+
+def _program_notes(comparison: Comparison) -> list[str]:
+    """What an artifact holds besides its weights file."""
+    if not comparison.cells:
+        return []
+    sizes = [cell.program_bytes for cell in comparison.cells]
+    low, high = (units.format_bytes(size) for size in (min(sizes), max(sizes)))
+    span = low if low == high else f"{low} to {high}"
+    return [
+        f"On top of every size come the artifact's programs, {span} together, and its "
+        "manifest."
+    ]
 
 
 def _latency_notes(comparison: Comparison) -> list[str]:

@@ -51,7 +51,8 @@ class Cell:
       metric: What `accuracy` measures.
       accuracy: Of the exported artifact on the test set, 0 to 1.
       trained_accuracy: Of the trained forward, before export.
-      agreement: Fraction of test items where artifact and trained forward agree.
+      agreement: Fraction of test items for which artifact and trained forward decide
+        the same; None where the outputs are not scores of classes.
       correct: `[num_test]`, True where the artifact is right.
       num_test: Number of test items.
       techniques: In order.
@@ -59,7 +60,7 @@ class Cell:
       train_seconds: Wall time of training.
       train_steps: Optimizer steps.
       artifact: Folder of the artifact, relative to the cell.
-      program_bytes: Size of the exported program.
+      program_bytes: Size of the exported programs.
       macs: Multiply-accumulates for one example.
       sites: One record per site.
       sizes: Bytes per column, from `size_accounting`.
@@ -75,7 +76,7 @@ class Cell:
     metric: str
     accuracy: float
     trained_accuracy: float
-    agreement: float
+    agreement: float | None
     correct: np.ndarray
     num_test: int
     techniques: tuple[str, ...]

@@ -28,7 +28,8 @@ class RowSummary:
       accuracy: Of the exported artifacts, 0 to 1.
       difference: To the reference row; None for the reference itself.
       trained_accuracy: Mean accuracy before export.
-      agreement: Mean fraction of items where artifact and trained forward agree.
+      agreement: Mean fraction of items for which artifact and trained forward decide
+        the same; None if it was not measured.
       sparsity: Mean fraction of zeros.
       sizes: Mean bytes per column.
       macs: Multiply-accumulates for one example.
@@ -116,7 +117,8 @@ def _summarize_row(comparison: Comparison, name: str) -> RowSummary:
     )
 
 
-def _means(cells: Sequence[Cell]) -> dict[str, float]:
+def _means(cells: Sequence[Cell]) -> dict[str, float | None]:
+    """The mean over seeds of each number; None if one of them was not measured."""
     values = {
         "trained_accuracy": [cell.trained_accuracy for cell in cells],
         "agreement": [cell.agreement for cell in cells],
@@ -126,7 +128,10 @@ def _means(cells: Sequence[Cell]) -> dict[str, float]:
         "theoretical_bops": [theoretical_bops(cell.sites) for cell in cells],
         "train_seconds": [cell.train_seconds for cell in cells],
     }
-    return {name: float(np.mean(column)) for name, column in values.items()}
+    return {
+        name: None if None in column else float(np.mean(column))
+        for name, column in values.items()
+    }
 
 
 def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:

@@ -2,8 +2,9 @@
 
 A file format decides what sparsity is worth, so one number is never enough: the
 same weights are counted dense, with a bitmask, with relative indices, at their
-entropy, after zlib, and as the real file. Every column includes everything shipped
-(scales, biases, parameters that were not compressed).
+entropy, after zlib, and as the real file. Every column counts all arrays of the
+weights file (scales, biases, parameters that were not compressed, the model's state);
+the programs and the manifest of the artifact are in none of them.
 """
 
 import math
@@ -16,13 +17,13 @@ import numpy as np
 from compress.annotations import Int, Shaped
 
 COLUMNS = {
-    "file": "the weights file as it lies on disk",
+    "file": "weights.safetensors as it lies on disk",
     "dense": "every weight at its bit width, zeros included",
     "bitmask": "one bit per weight, plus the weights that are not zero",
     "index": "every non-zero weight with the distance to the one before it",
     "entropy": "order-0 entropy of each weight array: a bound, not a file",
-    "zlib": "everything shipped, compressed with zlib level 9",
-    "float": "the float32 twin, 4 bytes per parameter",
+    "zlib": "all arrays together, compressed with zlib level 9",
+    "float": "the float32 twin, 4 bytes per number",
 }
 """What each column of `size_accounting` counts."""
 
@@ -63,7 +64,7 @@ def size_accounting(
     Args:
       weights: The arrays that can be pruned or quantized, as (values, bits).
       scales: Scales and zero points: shipped, but not parameters of the float twin.
-      others: Biases and every other parameter, as stored.
+      others: Biases, every other parameter and the model's state, as stored.
       file_bytes: Size of the real weights file.
       num_float_parameters: Parameters of the float twin. The default counts
         `weights` and `others`; after structured pruning pass the number of the model

@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
     @property
     def within_noise(self) -> bool | None:
-        """Whether an interval contains 0: seeds or test items could make the difference.
+        """Whether an interval contains 0: seeds or items could make the difference.
 
         None when there is no interval.
         """

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from compress.files import write_bytes, write_text
 from compress.report.charts import Figure, Plot, all_figures
 from compress.report.extras import require
 from compress.report.html import render_html
@@ -74,7 +75,7 @@ def _plots(figures: Sequence[Figure]) -> Iterator[Plot]:
 
 
 def _write(path: pathlib.Path, text: str) -> pathlib.Path:
-    path.write_text(text, encoding="utf8")
+    write_text(path, text)
     return path
 
 
@@ -86,5 +87,5 @@ def _write_png(directory: pathlib.Path, plot: Plot) -> pathlib.Path:
         "padding": 12,
     }
     path = directory / f"{plot.name}.png"
-    path.write_bytes(require("vl_convert").vegalite_to_png(spec, scale=_PNG_SCALE))
+    write_bytes(path, require("vl_convert").vegalite_to_png(spec, scale=_PNG_SCALE))
     return path

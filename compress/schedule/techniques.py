@@ -9,7 +9,7 @@ from typing import Any
 
 from compress import distill, prune, quantize
 from compress.annotations import PyTree
-from compress.config import Config, Distill, PostTraining, Prune, Stage
+from compress.config import Config, Distill, PostTraining, Prune
 from compress.transform import Ramp, Transform, chain, ramp
 
 # The teacher as a function of its arrays and the student's inputs.
@@ -46,7 +46,6 @@ def _prune(config: Config, starts: Sequence[int], teacher: Any) -> list[Transfor
     if not active:
         return []
     first = active[0][1]
-    _require_equal(config, "prune", ("sites", "exclude", "scope", "every"))
     ramps: list[Ramp] = []
     for start, setting in active:
         length = config.stages[starts.index(start)].steps
@@ -79,15 +78,15 @@ def _quantize(config: Config, starts: Sequence[int], teacher: Any) -> list[Trans
     assert setting is not None
     assert setting.weights is not None
     last = active[-1]
-    freeze = starts[last] + round(setting.freeze * config.stages[last].steps)
     start = starts[active[0]] + setting.delay
+    freeze = starts[last] + round(setting.freeze * config.stages[last].steps)
     return [
         quantize.fake_quant(
             weights=setting.weights,
             activations=setting.activations,
             sites=setting.sites,
             exclude=setting.exclude,
-            steps=(start, max(freeze, start)),
+            steps=(start, freeze),
             observer=setting.observer,
             decay=setting.decay,
         )
@@ -120,24 +119,6 @@ def _distill(
 
 # In the order of the chain.
 TECHNIQUES = {"prune": _prune, "distill": _distill, "quantize": _quantize}
-
-
-def _require_equal(config: Config, technique: str, fields: Sequence[str]) -> None:
-    """A technique is one transform, so what is fixed in it cannot vary by stage."""
-    settings: list[tuple[Stage, Any]] = [
-        (stage, getattr(stage, technique))
-        for stage in config.stages
-        if getattr(stage, technique) is not None
-    ]
-    first_stage, first = settings[0]
-    for stage, setting in settings[1:]:
-        for field in fields:
-            if getattr(setting, field) != getattr(first, field):
-                raise ValueError(
-                    f"stage {stage.name!r}: {technique}.{field} is "
-                    f"{getattr(setting, field)!r}, but {getattr(first, field)!r} in "
-                    f"stage {first_stage.name!r}. It must be the same in all stages."
-                )
 
 
 def post_training(setting: PostTraining) -> Transform:

@@ -2,10 +2,12 @@
 
 from compress.train.checkpoints import CheckpointError as CheckpointError
 from compress.train.checkpoints import hash_of as hash_of
+from compress.train.checks import check_schedule as check_schedule
+from compress.train.directory import RunError as RunError
 from compress.train.evaluate import Evaluation as Evaluation
 from compress.train.evaluate import evaluate as evaluate
-from compress.train.loop import RunError as RunError
 from compress.train.loop import Trained as Trained
+from compress.train.loop import finished as finished
 from compress.train.loop import train as train
 from compress.train.provenance import data_hash as data_hash
 from compress.train.provenance import versions as versions

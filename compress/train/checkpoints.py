@@ -25,13 +25,21 @@ class Checkpoints:
     that made them.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep: int, identity: str) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep: int,
+        identity: str,
+        read_only: bool = False,
+    ) -> None:
         """Opens a directory of checkpoints, or makes it.
 
         Args:
           directory: For checkpoints alone.
           keep: How many of the newest are kept.
-          identity: Hash of what the run is; another one is refused.
+          identity: What the run is; another one is refused.
+          read_only: Leaves alone what another process may be writing.
         """
         self.directory = directory.absolute()
         # Typed loosely: orbax re-exports its policies under another name.
@@ -40,7 +48,7 @@ class Checkpoints:
             str(self.directory),
             preservation_policy=policies.LatestN(keep),
             custom_metadata={"identity": identity},
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
         self._check_identity(identity)
 
@@ -50,9 +58,9 @@ class Checkpoints:
         if known not in (None, identity):
             self.close()
             raise CheckpointError(
-                f"{self.directory}: made by another config or seed (hash "
-                f"{str(known)[:12]}, this one has {identity[:12]}). Go back to that "
-                "config, or choose another run directory."
+                f"{self.directory}: made by another config, seed or data:\n"
+                f"  there: {known}\n  here:  {identity}\n"
+                "Go back to those, or choose another --workdir."
             )
 
     @property
@@ -85,6 +93,17 @@ class Checkpoints:
         """Waits until everything is on disk."""
         with self._reporting("the newest step cannot be saved"):
             self._checkpointer.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+            return
+        # What went wrong is told; that closing went wrong as well is not.
+        with contextlib.suppress(CheckpointError):
+            self.close()
 
     @contextlib.contextmanager
     def _reporting(self, what: str) -> Generator[None]:

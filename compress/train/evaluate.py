@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from compress.annotations import Bool, Int
+from compress.annotations import Bool, Int, Shaped
 from compress.task import Batch, Task
 
 _BATCH = 512
@@ -18,7 +19,8 @@ class Evaluation(NamedTuple):
     Attributes:
       accuracy: Fraction of examples it got right.
       correct: Which ones.
-      decisions: The class it chose for each, where the outputs are classes.
+      decisions: The class it chose for each; None where the outputs are not the
+        scores of classes.
     """
 
     accuracy: float
@@ -34,8 +36,21 @@ def evaluate(predict: Callable[..., Any], task: Task, data: Batch) -> Evaluation
         batch = {name: x[start : start + _BATCH] for name, x in data.items()}
         outputs = predict(*task.inputs_of(batch))
         correct.append(np.asarray(task.correct(outputs, batch)))
-        if isinstance(outputs, jax.Array) and outputs.ndim >= 2:
-            decisions.append(np.asarray(outputs).argmax(-1))
+        scores = _scores(outputs)
+        if scores is not None:
+            decisions.append(scores.argmax(-1))
     hits = np.concatenate(correct).astype(bool)
     chosen = np.concatenate(decisions) if decisions else None
     return Evaluation(float(hits.mean()), hits, chosen)
+
+
+def _scores(outputs: Any) -> Shaped[np.ndarray, "..."] | None:
+    """The one array of the outputs that can be scores of classes, on its last axis."""
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(outputs)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        and leaf.ndim >= 2
+        and leaf.shape[-1] >= 2
+    ]
+    return np.asarray(found[0]) if len(found) == 1 else None

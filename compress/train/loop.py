@@ -1,12 +1,8 @@
 """The training loop: chunks on the device, metrics and checkpoints between them."""
 
-import contextlib
-import json
-import os
 import pathlib
 import signal
 import time
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,28 +11,29 @@ from absl import logging
 
 import compress.transform as transforms
 from compress.adapters import Model
-from compress.config import Config, config_hash
-from compress.machine import describe_machine
+from compress.config import Config
 from compress.schedule import (
     TrainState,
     build_chunk,
-    build_step,
     build_transform,
     init_state,
     stage_starts,
 )
 from compress.schedule.techniques import Teacher
-from compress.task import Task, TaskError, build_model
-from compress.train.checkpoints import CheckpointError, Checkpoints
+from compress.task import Task, build_model
+from compress.train.checkpoints import Checkpoints
+from compress.train.checks import check_data, check_step
+from compress.train.directory import (
+    RunError,
+    claimed,
+    run_identity,
+    write_provenance,
+)
 from compress.train.evaluate import evaluate
-from compress.train.metrics import MetricsLog
+from compress.train.metrics import MetricsLog, read_metrics
 from compress.train.progress import ProgressBar, progress_bar
-from compress.train.provenance import data_hash, git_commit, versions
+from compress.train.signals import Terminated
 from compress.transform import Transform
-
-
-class RunError(RuntimeError):
-    """A run that cannot start or go on."""
 
 
 class Trained(NamedTuple):
@@ -46,8 +43,8 @@ class Trained(NamedTuple):
       state: After the last step.
       model: Its parameters are those from before training.
       transform: The chain it was trained with.
-      seconds: Spent training in this process.
-      compilations: Of the train step; one for the whole schedule.
+      seconds: Spent training, in this and earlier processes.
+      compilations: Of the train step in this process; one for the whole schedule.
     """
 
     state: TrainState
@@ -82,32 +79,77 @@ def train(
       RunError: If the loss stops being finite, or the directory is in use.
       CheckpointError: If its checkpoints are of another config.
     """
-    _check_data(config, task)
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = build_model(task, config.task, config.model, init_key)
-    transform = build_transform(config, teacher)
-    state = init_state(config, task, model, transform, run_key)
-    _check_step(config, task, model, transform, state)
-    identity = f"{config_hash(config)}-seed{seed}"
-    _prepare(directory, config, task, seed, identity, resume)
-    checkpoints = Checkpoints(
-        directory / "checkpoints", keep=config.keep_checkpoints, identity=identity
-    )
-    try:
-        if resume and checkpoints.latest is not None:
+    check_data(config, task)
+    model, transform, state = _started(config, task, teacher, seed)
+    check_step(config, task, model, transform, state)
+    if (directory / "checkpoints").exists() and not resume:
+        raise RunError(
+            f"{directory}: holds a run already. Pass --resume to go on with it, or "
+            "choose another --workdir."
+        )
+    with (
+        claimed(directory),
+        open_checkpoints(config, task, directory, seed) as checkpoints,
+    ):
+        write_provenance(directory, config, task, seed)
+        if checkpoints.latest is not None:
             state = checkpoints.load(state)
             logging.info("%s: resumed at step %d", directory, checkpoints.latest)
         # On its device for good: a state half placed would compile the step twice.
         state = jax.device_put(state, jax.devices()[0])
         run = _Run(config, task, model, transform, directory, checkpoints)
-        trained = run.to_the_end(state, quiet)
-    except BaseException:
-        # What went wrong is told; that closing went wrong as well is not.
-        with contextlib.suppress(CheckpointError):
-            checkpoints.close()
-        raise
-    checkpoints.close()
-    return trained
+        return run.to_the_end(state, quiet)
+
+
+def finished(
+    config: Config,
+    task: Task,
+    directory: pathlib.Path,
+    *,
+    seed: int,
+    teacher: Teacher | None = None,
+) -> Trained | None:
+    """The run in `directory`, if it reached its last step; only reads.
+
+    Raises:
+      CheckpointError: If its checkpoints are of another run.
+    """
+    if not (directory / "checkpoints").exists():
+        return None
+    with open_checkpoints(config, task, directory, seed, read_only=True) as checkpoints:
+        if checkpoints.latest != stage_starts(config)[-1]:
+            return None
+        model, transform, state = _started(config, task, teacher, seed)
+        lines = read_metrics(directory / "metrics.jsonl")
+        seconds = lines[-1]["seconds"] if lines else 0.0
+        return Trained(checkpoints.load(state), model, transform, seconds, 0)
+
+
+def open_checkpoints(
+    config: Config,
+    task: Task,
+    directory: pathlib.Path,
+    seed: int,
+    read_only: bool = False,
+) -> Checkpoints:
+    """The checkpoints of a run, which must be of this config, seed and data."""
+    return Checkpoints(
+        directory / "checkpoints",
+        keep=config.keep_checkpoints,
+        identity=run_identity(config, task, seed),
+        read_only=read_only,
+    )
+
+
+def _started(
+    config: Config, task: Task, teacher: Teacher | None, seed: int
+) -> tuple[Model, Transform, TrainState]:
+    """Model, chain and state before the first step."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    model = build_model(task, config.task, config.model, init_key)
+    transform = build_transform(config, teacher)
+    state = init_state(config, task, model, transform, run_key)
+    return model, transform, state
 
 
 class _Run:
@@ -131,16 +173,17 @@ class _Run:
 
     def _predict(self, state: TrainState, *inputs: Any) -> Any:
         compressed = transforms.apply(self.model.forward, self.transform)
-        return compressed(state.params, state.compression, state.model_state, *inputs)[
-            0
-        ]
+        outputs, _ = compressed(
+            state.params, state.compression, state.model_state, *inputs
+        )
+        return outputs
 
     def to_the_end(self, state: TrainState, quiet: bool) -> Trained:
         begin, total = int(state.compression.step), self.starts[-1]
+        self.started = time.monotonic() - self._seconds_before(begin)
         data = jax.device_put(dict(self.task.train), jax.devices()[0])
-        started = time.monotonic()
         with (
-            _Terminated() as terminated,
+            Terminated() as terminated,
             MetricsLog(self.directory, resumed_at=begin) as log,
             progress_bar(self.directory.name, total, quiet=quiet) as bar,
         ):
@@ -159,9 +202,14 @@ class _Run:
                     )
                     raise SystemExit(128 + signal.SIGTERM)
         transforms.check(self.transform, state.params, state.compression)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - self.started
         compilations = self.chunk.compilations()
         return Trained(state, self.model, self.transform, seconds, compilations)
+
+    def _seconds_before(self, step: int) -> float:
+        """What earlier processes spent on the steps that are not done again."""
+        lines = read_metrics(self.directory / "metrics.jsonl")
+        return max([x["seconds"] for x in lines if x["step"] <= step], default=0.0)
 
     def _is_due(self, step: int, count: int) -> bool:
         every = self.config.checkpoint_every
@@ -199,100 +247,11 @@ class _Run:
             predict = lambda *x: self.predict(state, *x)  # noqa: E731
             values["eval_accuracy"] = evaluate(predict, self.task, data).accuracy
         stage = self._stage(step - 1)
-        log.write(step, stage=stage, **values)
+        seconds = round(time.monotonic() - self.started, 3)
+        log.write(step, stage=stage, seconds=seconds, **values)
         shown = ("loss", "sparsity", "eval_accuracy")
         bar.show(step, stage, {n: values[n] for n in shown if n in values})
 
     def _stage(self, step: int) -> str:
         passed = sum(start <= step for start in self.starts[:-1])
         return self.config.stages[passed - 1].name
-
-
-class _Terminated:
-    """Notes a SIGTERM, so that the run can save before it ends."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._before: Any = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
-
-    def __enter__(self) -> "_Terminated":
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:  # not the main thread: whoever owns it handles signals
-            self._before = None
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-
-def _check_data(config: Config, task: Task) -> None:
-    examples = len(next(iter(task.train.values())))
-    if config.batch_size > examples:
-        raise TaskError(
-            f"batch_size={config.batch_size} is larger than the {examples} training "
-            f"examples of {config.task}. Use at most {examples}."
-        )
-    for part in ("train", "validation", "test"):
-        for name, array in (getattr(task, part) or {}).items():
-            x = np.asarray(array)
-            if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-                raise TaskError(
-                    f"{config.task}: {part}[{name!r}] holds NaN or infinity. Clean the "
-                    "data."
-                )
-
-
-def _check_step(
-    config: Config, task: Task, model: Model, transform: Transform, state: TrainState
-) -> None:
-    """Traces one step, so that whatever does not fit is found before work starts."""
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
-        for name, x in task.train.items()
-    }
-    jax.eval_shape(build_step(config, task, model, transform), state, batch)
-
-
-def _prepare(
-    directory: pathlib.Path,
-    config: Config,
-    task: Task,
-    seed: int,
-    identity: str,
-    resume: bool,
-) -> None:
-    """Makes the run directory and writes down what is needed to run it again."""
-    if (directory / "checkpoints").exists() and not resume:
-        raise RunError(
-            f"{directory}: holds a run already. Pass --resume to go on with it, or "
-            "choose another --workdir."
-        )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        provenance = {
-            "identity": identity,
-            "seed": seed,
-            "data_hash": data_hash(task),
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "machine": describe_machine(),
-        }
-        write_json(directory / "run.json", provenance)
-        write_json(directory / "config.json", config.model_dump(mode="json"))
-    except OSError as error:
-        raise RunError(f"{directory}: cannot be written ({error.strerror}).") from error
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON under a temporary name first, so that no half file is left."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Metrics as they come: a line of JSON each, and TensorBoard where it is installed."""
 
 import json
+import os
 import pathlib
 from types import TracebackType
 from typing import Any
@@ -56,7 +57,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f".metrics.partial-{os.getpid()}")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
     partial.replace(path)
 

@@ -1,13 +1,12 @@
 """The teacher: trained once, then shared by every run that learns from it."""
 
 import pathlib
-from typing import Any
 
-from compress.annotations import PyTree
 from compress.config import Config, Export, Stage, config_hash
 from compress.schedule.techniques import Teacher
 from compress.task import Task
-from compress.train.loop import train
+from compress.train.checks import teacher_arrays, teacher_function
+from compress.train.loop import finished, train
 
 # One teacher for all seeds: rows are compared as students of the same one.
 _SEED = 0
@@ -36,7 +35,7 @@ def teacher_config(config: Config) -> Config:
 def teacher_of(
     config: Config, task: Task, directory: pathlib.Path, *, quiet: bool = False
 ) -> Teacher | None:
-    """Trains the teacher a config asks for, or restores the one in `directory`.
+    """Trains the teacher that stages distill from, or restores it from `directory`.
 
     Args:
       config: The student's.
@@ -44,15 +43,13 @@ def teacher_of(
       directory: Where teachers are kept, one folder per teacher.
       quiet: Shows no progress bar.
     """
-    if config.teacher is None:
+    if config.teacher is None or not any(stage.distill for stage in config.stages):
         return None
     own = teacher_config(config)
     folder = directory / f"teacher-{config_hash(own)[:12]}"
-    trained = train(own, task, folder, seed=_SEED, resume=True, quiet=quiet)
-    forward = trained.model.forward
-
-    def predict(arrays: PyTree, *inputs: Any) -> Any:
-        return forward(arrays["params"], arrays["model_state"], *inputs)[0]
-
+    trained = finished(own, task, folder, seed=_SEED)
+    if trained is None:
+        trained = train(own, task, folder, seed=_SEED, resume=True, quiet=quiet)
     state = trained.state
-    return predict, {"params": state.params, "model_state": state.model_state}
+    arrays = teacher_arrays(state.params, state.model_state)
+    return teacher_function(trained.model), arrays

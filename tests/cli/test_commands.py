@@ -343,9 +343,57 @@ def test_too_many_inputs_are_refused(
 def test_an_output_that_cannot_be_written_is_said(
     run: Any, artifact: pathlib.Path, images: pathlib.Path
 ) -> None:
-    status, _, err = run("predict", artifact, images, f"--output={images}/y.npy")
-    assert status == 1 and "Not a directory" in err
-    assert_one_screen(err)
+    for folder in (images, images.parent / "none"):
+        status, out, err = run("predict", artifact, images, f"--output={folder}/y.npy")
+        assert status == 1 and f"{folder} is no folder. Make it first" in err
+        assert out == ""  # found before the run
+        assert_one_screen(err)
+    status, out, err = run("predict", artifact, images, f"--output={images.parent}")
+    assert status == 1 and "is a folder. Name a file in it" in err and out == ""
+
+
+@pytest.mark.parametrize("name", ["y", "y.bin", "y.npy"])
+def test_predict_writes_to_exactly_the_path_it_is_given(
+    name: str, run: Any, artifact: pathlib.Path, images: pathlib.Path
+) -> None:
+    folder = images.parent / "out"
+    folder.mkdir()
+    assert run("predict", artifact, images, f"--output={folder}/{name}")[0] == 0
+    assert [path.name for path in folder.iterdir()] == [name]
+    np.testing.assert_array_equal(
+        np.load(folder / name), compress.load(artifact)(np.load(images))
+    )
+
+
+def test_predict_writes_several_outputs_as_npz(
+    run: Any, images: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    compress.export(
+        tmp_path / "two",
+        lambda params, x: {"file": x * params["w"], "more": [x]},
+        {"w": np.full((1, 6), 2, np.float32)},
+        batches=[np.load(images)],
+        platforms=["cpu"],
+    )
+    arguments = ("predict", tmp_path / "two", images)
+    status, out, err = run(*arguments, f"--output={tmp_path}/y.npy")
+    assert status == 1 and f"Use --output={tmp_path}/y.npz" in err and out == ""
+    assert run(*arguments, f"--output={tmp_path}/y.npz")[0] == 0
+    with np.load(tmp_path / "y.npz") as written:
+        assert set(written) == {"file", "more/0"}
+        np.testing.assert_array_equal(written["file"], 2 * np.load(images))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_predict_refuses_an_input_that_is_not_finite(
+    value: float, run: Any, artifact: pathlib.Path, images: pathlib.Path
+) -> None:
+    x = np.load(images)
+    x[1, 4] = value
+    np.save(images, x)
+    status, out, err = run("predict", artifact, images)
+    assert status == 1 and out == ""
+    assert f"{images}: holds {value} at [1, 4]. Clean the data" in err
 
 
 def test_the_schema_is_json(run: Any) -> None:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import compress
 from compress.config import Config, parse_config, row_config
+from tests import tiny
 
 SETTINGS: dict[str, Any] = {
     "name": "tiny",
@@ -27,6 +29,30 @@ def comparison(rows: Any = ROWS, seeds: Any = (0,), **changes: Any) -> Config:
     compare = {"rows": list(rows)}
     return parse_config(
         {**SETTINGS, "compare": compare, "seeds": list(seeds), **changes}
+    )
+
+
+def one_number() -> compress.Task:
+    """The tiny task, with one number per example instead of the scores of classes."""
+    task = tiny.task()
+
+    def build(*args: Any, **settings: Any) -> compress.Model:
+        model = tiny.build(*args, **settings)
+
+        def forward(*args: Any, **settings: Any) -> Any:
+            scores, state = model.forward(*args, **settings)
+            return scores.sum(-1), state
+
+        return model._replace(forward=forward)
+
+    return task._replace(
+        build=build,
+        loss=lambda outputs, batch: (
+            (outputs - batch["y"].astype("float32")) ** 2
+        ).mean(),
+        correct=lambda outputs, batch: (
+            abs(outputs - batch["y"].astype("float32")) < 0.5
+        ),
     )
 
 

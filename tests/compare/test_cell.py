@@ -83,10 +83,33 @@ def test_the_sizes_are_those_of_the_file_on_disk(ran: Any) -> None:
     assert result["sizes"]["file"] == (
         (folder / "artifact/weights.safetensors").stat().st_size
     )
-    # 5 x 8 and 8 x 3 weights, and 11 biases.
-    assert result["sizes"]["float"] == 4 * 75
+    # 5 x 8 and 8 x 3 weights, 11 biases, and a count in the model's state.
+    assert result["sizes"]["float"] == 4 * 76
     assert result["sizes"]["weights_dense"] == 64
-    assert result["compilations"] == 1 and result["train_steps"] == 20
+    assert result["train_steps"] == 20
+    programs = (folder / "artifact").glob("program_*")
+    assert result["program_bytes"] == sum(path.stat().st_size for path in programs)
+
+
+def test_every_size_counts_the_state_of_the_model(ran: Any) -> None:
+    folder, result, _ = ran
+    weights = compress.load(folder / "artifact").weights
+    assert weights["model_state/calls"] == 20  # one per training step
+    scales = {name for name in weights if name.endswith("::scale")}
+    rest = [x for name, x in weights.items() if x.dtype != np.int8]
+    assert len(rest) == len(scales) + 3  # two biases and the state
+    sizes, rest_bytes = result["sizes"], sum(x.nbytes for x in rest)
+    assert sizes["dense"] == sizes["weights_dense"] + rest_bytes
+    assert sizes["bitmask"] == sizes["weights_bitmask"] + rest_bytes
+
+
+def test_agreement_is_not_known_where_outputs_are_no_classes(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = configs.row(0, task="tests.compare.configs:one_number")
+    result = again(tmp_path, config=config)
+    assert result["agreement"] is None
+    assert json.loads((tmp_path / "result.json").read_text())["agreement"] is None
 
 
 def test_the_masks_hold_through_calibration_export_and_reload(ran: Any) -> None:
@@ -151,7 +174,7 @@ def test_a_finished_cell_is_not_overwritten_without_resume(ran: Any) -> None:
 def test_a_damaged_result_is_named(text: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(CellError, match=r"result.json: .*Remove it"):
-        finished_result(configs.row(1), tmp_path, 0)
+        finished_result(configs.row(1), tmp_path, 0, "data")
 
 
 def test_a_cell_that_failed_before_is_no_longer_marked_when_it_succeeds(

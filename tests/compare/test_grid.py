@@ -13,10 +13,12 @@ from compress.compare import CellError, compare
 from compress.compare.pool import run_jobs
 from compress.config import parse_config
 from compress.report import load_compare
+from compress.task import TaskError
+from compress.train import RunError
 from tests.compare import configs
 
-# Its model takes no such argument.
-BROKEN = {"name": "broken", "set": {"model.depth": 3}}
+# Its loss is not finite, which no trace can tell.
+BROKEN = {"name": "broken", "set": {"stages[0].learning_rate": 1e30}}
 GOOD = {"name": "P + PTQ", "use": ["prune", "ptq"]}
 
 
@@ -42,8 +44,8 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
     assert compare(config, tmp_path, say=lines.append) == 1
     error = json.loads((tmp_path / "broken-seed0/error.json").read_text())
     assert (error["row"], error["seed"]) == ("broken", 0)
-    assert "cannot build the model" in error["error"] and "depth" in error["error"]
-    assert "TaskError" in (tmp_path / "broken-seed0/traceback.txt").read_text()
+    assert "the loss is" in error["error"]
+    assert "RunError" in (tmp_path / "broken-seed0/traceback.txt").read_text()
     assert any("broken, seed 0: failed" in line for line in lines)
     loaded = load_compare(tmp_path)
     assert [c.row for c in loaded.cells] == ["float"]
@@ -57,6 +59,16 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
         tmp_path / "float-seed0/result.json"
     ).stat().st_mtime_ns == before.st_mtime_ns
     assert "1 of 2 cells are finished already" in lines
+
+
+def test_a_row_that_cannot_work_is_refused_before_any_work(
+    tmp_path: pathlib.Path,
+) -> None:
+    deep = {"name": "deep", "set": {"model.depth": 3}}
+    config = configs.comparison(rows=[{"name": "float", "stages": 1}, deep])
+    with pytest.raises(TaskError, match=r"cannot build the model from .*depth"):
+        compare(config, tmp_path, say=lambda line: None)
+    assert not list(tmp_path.glob("*-seed*"))
 
 
 def test_a_directory_of_another_config_is_refused(tmp_path: pathlib.Path) -> None:
@@ -83,7 +95,7 @@ def test_a_config_of_one_model_asks_for_rows(tmp_path: pathlib.Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CellError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(RunError, match=r"cannot be written \(Not a directory\)"):
         compare(configs.comparison(), tmp_path / "file/runs", say=lambda line: None)
 
 

@@ -34,7 +34,7 @@ stages:
       sites: "**/kernel"
   - steps: 200
     learning_rate: 1e-4
-    prune: {sparsity: 0.8}
+    prune: {sparsity: 0.8, sites: ["**/kernel"]}
     quantize:
       delay: 20
       exclude: ["head/**"]

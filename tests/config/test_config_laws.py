@@ -25,11 +25,12 @@ _rates = _positive | st.fixed_dictionaries(
 _prunes = st.fixed_dictionaries(
     {"sparsity": st.just(0.5)},
     optional={
-        "scope": st.sampled_from(["global", "uniform"]),
-        "sites": _patterns,
         "schedule": st.sampled_from(["one_shot", "cubic", "linear"]),
         "until": st.floats(0.1, 1),
     },
+)
+_where = st.fixed_dictionaries(
+    {}, optional={"scope": st.sampled_from(["global", "uniform"]), "sites": _patterns}
 )
 _grids = {
     "weights": st.just("int8"),
@@ -64,6 +65,10 @@ def _configs(draw):
             },
         )
     )
+    where = draw(_where)  # the same in all stages
+    for each in config["stages"]:
+        if each.get("prune"):
+            each["prune"] = {**each["prune"], **where}
     if draw(st.booleans()):
         quantize = st.fixed_dictionaries({}, optional=_grids)
         config["stages"][-1]["quantize"] = draw(quantize)

@@ -1,11 +1,13 @@
 """An artifact computes, in integers, what was trained."""
 
+import gc
 import itertools
 import json
 import pathlib
 import re
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import jax
@@ -167,7 +169,9 @@ def test_the_manifest_says_what_was_shipped(exported: Any) -> None:
     # 96 + 64 int8 weights, 16 + 4 scales and as many biases of four bytes.
     assert manifest["sizes"] == {"weights": 320, "float32": 720, "parameters": 180}
     verification = manifest["verification"]
-    assert verification["items"] == verification["decisions"] == 10
+    # Two batches of five, and one item for the program of batch 1.
+    assert verification["items"] == verification["decisions"] == 11
+    assert verification["static_items"] == 1
     assert verification["largest_difference"] <= verification["tolerance"] == 1e-3
 
 
@@ -244,9 +248,8 @@ def test_it_can_have_several_inputs_and_outputs(tmp_path: pathlib.Path) -> None:
     assert artifact(x[:2], x[:2])["sum"].shape == (2, 4)
 
 
-def test_a_model_with_dropout_and_batch_statistics_ships_its_inference(
-    tmp_path: pathlib.Path,
-) -> None:
+def model_with_statistics() -> tuple[Any, compress.Model]:
+    """`(params, model_state, x) -> outputs`, and a model whose statistics are not 0."""
     from flax import nnx
 
     class Net(nnx.Module):
@@ -260,23 +263,81 @@ def test_a_model_with_dropout_and_batch_statistics_ships_its_inference(
             return self.head(self.drop(nnx.relu(self.norm(self.dense(x)))))
 
     model = compress.from_nnx(Net(nnx.Rngs(0)))
-    predict = model.predictor()
+    rng = np.random.default_rng(0)
+    measured = lambda x: jnp.asarray(rng.uniform(0.5, 2, x.shape), x.dtype)  # noqa: E731
+    statistics = jax.tree.map(measured, model.model_state)
+    forward = lambda params, state, x: model.forward(params, state, x)[0]  # noqa: E731
+    return forward, model._replace(model_state=statistics)
+
+
+def vectors_in(text: str, size: int) -> list[str]:
+    """Constants of `size` different float32 numbers in a program."""
+    return re.findall(rf'dense<(?:\[|")[^>]*> : tensor<(?:1x)*{size}xf32>', text)
+
+
+@pytest.mark.parametrize("scheme", ["static", "float"])
+def test_batch_statistics_are_shipped_as_weights_and_are_not_in_the_program(
+    scheme: str, tmp_path: pathlib.Path
+) -> None:
+    forward, model = model_with_statistics()
+    params, statistics = model.params, model.model_state
     x = models.inputs_of("mlp", 4)
-    transform = compress.quantize.fake_quant()
-    state = compress.init(predict, transform, model.params, x)
-    state = compress.calibrate(predict, transform, model.params, state, [x])
+    transform = state = None
+    trained = forward(params, statistics, x)
+    if scheme == "static":
+        transform = compress.quantize.fake_quant()
+        state = compress.init(forward, transform, params, statistics, x)
+        state = compress.calibrate(forward, transform, params, state, [(statistics, x)])
+        applied = jax.jit(compress.apply(forward, transform))
+        trained = applied(params, state, statistics, x)
     artifact = compress.export(
         tmp_path / "a",
-        predict,
-        model.params,
+        forward,
+        params,
         transform,
         state,
+        model_state=statistics,
         batches=[x],
         platforms=["cpu"],
     )
-    trained = jax.jit(compress.apply(predict, transform))(model.params, state, x)
     # The integers are the same; normalization in float32 may round otherwise.
     np.testing.assert_allclose(artifact(x), trained, rtol=1e-4, atol=1e-5)
+    stored = load_file(artifact.path / "weights.safetensors")
+    for name in ("mean", "var"):
+        np.testing.assert_array_equal(
+            stored[f"model_state/norm/{name}"], statistics["norm"][name]
+        )
+    assert not any(vectors_in(text, 8) for text in programs(artifact).values())
+    sizes = artifact.manifest["sizes"]
+    assert sizes["weights"] == sum(array.nbytes for array in stored.values())
+    assert sizes["float32"] == 4 * (sizes["parameters"] + 16)
+    assert artifact.manifest["inputs"] == [{"shape": ["batch", 6], "dtype": "float32"}]
+
+
+def test_statistics_that_forward_closes_over_are_found_by_the_test_above(
+    tmp_path: pathlib.Path,
+) -> None:
+    forward, model = model_with_statistics()
+    artifact = compress.export(
+        tmp_path / "a",
+        lambda params, x: forward(params, model.model_state, x),
+        model.params,
+        batches=[models.inputs_of("mlp", 4)],
+        platforms=["cpu"],
+    )
+    assert all(vectors_in(text, 8) for text in programs(artifact).values())
+
+
+def test_an_artifact_and_its_weights_are_freed_when_nobody_needs_them(
+    exported: Any,
+) -> None:
+    artifact = compress.load(exported("mlp", "static").path)
+    artifact(models.inputs_of("mlp", 2))
+    assert artifact.function(2) is artifact.function(3)  # compiled once
+    seen = [weakref.ref(artifact), *map(weakref.ref, artifact.weights.values())]
+    del artifact
+    gc.collect()
+    assert [reference() for reference in seen] == [None] * len(seen)
 
 
 def test_it_exports_for_platforms_that_are_not_here(tmp_path: pathlib.Path) -> None:
@@ -394,7 +455,7 @@ def test_exported_integers_reproduce_the_trained_forward(
     state = compress.update(transform, state, params)
     if activations == "int8":
         state = compress.calibrate(forward, transform, params, state, [x])
-    packed = pack(transform, params, state)
+    packed = pack(transform, params, state, None)
     serve = serving_function(forward, transform, packed, params, state)
     ours = np.asarray(jax.jit(serve)(packed.weights, x))
     theirs = np.asarray(jax.jit(compress.apply(forward, transform))(params, state, x))

@@ -136,6 +136,66 @@ def test_a_range_that_is_not_finite_is_refused(tmp_path: pathlib.Path) -> None:
         )
 
 
+def test_a_state_from_before_quantization_starts_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
+    transform = compress.quantize.fake_quant(steps=(5, None))
+    params = models.mlp_params()
+    state = compress.init(models.mlp, transform, params, X)
+    state = compress.calibrate(models.mlp, transform, params, state, [X])
+    settings = {"batches": [X], "platforms": ["cpu"]}
+    path = tmp_path / "a"
+    with pytest.raises(
+        ArtifactError,
+        match=r'"first/kernel".*at step 0 .*Train further, or.*steps=\(0, None\)',
+    ):
+        compress.export(path, models.mlp, params, transform, state, **settings)
+    assert listed(tmp_path) == []
+    started = state._replace(step=jnp.int32(5))
+    compress.export(path, models.mlp, params, transform, started, **settings)
+
+
+@pytest.mark.parametrize(
+    ("model_state", "remedy"),
+    [
+        ({"key": jax.random.key(0)}, '"model_state/key": key.*Leave it out'),
+        ({"w": jnp.zeros(())}, '"model_state/w".*Rename the parameter'),
+    ],
+)
+def test_a_model_state_that_cannot_be_shipped_is_refused(
+    model_state: Any, remedy: str, tmp_path: pathlib.Path
+) -> None:
+    params = {"model_state": {"w": jnp.ones((1, 6))}}
+    with pytest.raises(ArtifactError, match=remedy):
+        compress.export(
+            tmp_path / "a",
+            lambda params, state, x: x * params["model_state"]["w"],
+            params,
+            model_state=model_state,
+            batches=[X],
+        )
+    assert listed(tmp_path) == []
+
+
+@pytest.mark.parametrize("broken", [1, 4, "batch"])
+@pytest.mark.parametrize("items", [2, 4])
+def test_both_programs_are_run_before_anything_is_shipped(
+    broken: Any, items: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_program = build.export_program
+
+    def export(serve: Any, packed: Any, inputs: Any, platforms: Any) -> Any:
+        wrong = str(inputs[0].shape[0]) == str(broken)
+        off = (lambda *x: serve(*x) + 1) if wrong else serve
+        return export_program(off, packed, inputs, platforms)
+
+    monkeypatch.setattr(build, "export_program", export)
+    batches = [models.inputs_of("mlp", items)]
+    settings = {"batches": batches, "static_batch": 1 if broken == 1 else 4}
+    refused(tmp_path / "a", "differ by", **settings)
+    assert listed(tmp_path) == []
+
+
 @pytest.mark.parametrize("model", ["mlp", "conv"])
 def test_an_artifact_that_differs_is_refused_and_nothing_is_left(
     model: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -264,6 +324,7 @@ def compare(ours: Any, theirs: Any, tolerance: float = 1e-3) -> Any:
         lambda x: np.asarray(ours),
         lambda x: np.asarray(theirs),
         [(X,)],
+        static_batch=len(X),
         tolerance=tolerance,
     )
 

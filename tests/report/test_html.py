@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -129,6 +130,27 @@ def test_comparison_without_results_or_latency_still_gives_a_page(compare_dir):
     shown = " ".join(Page(paths.html.read_text()).text)
     assert "No run finished" in shown
     assert "Latency was not measured." in shown
+
+
+def test_page_shows_the_programs_of_each_run_and_a_dash_for_no_agreement(compare_dir):
+    path = compare_dir / "P-1" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"agreement": None}))
+    page = write_report(compare_dir, compare_dir / "elsewhere").html.read_text()
+    assert '<th scope="col">Programs</th>' in page and "<td>41.2 kB</td>" in page
+    assert page.count('<td class="number" data-value="">—</td>') == 2  # and of float, Δ
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(
+    compare_dir, monkeypatch
+):
+    before = {
+        path: path.read_bytes()
+        for path in write_report(compare_dir).html.parent.iterdir()
+    }
+    monkeypatch.setattr(pathlib.Path, "replace", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(compare_dir)
+    assert before == {p: p.read_bytes() for p in (compare_dir / "report").iterdir()}
 
 
 def test_missing_extra_says_how_to_install_it(compare_dir, monkeypatch):

@@ -1,6 +1,7 @@
 """Timing, on a clock that only moves when a callable is called."""
 
 import json
+import pathlib
 
 import jax.numpy as jnp
 import pytest
@@ -92,6 +93,17 @@ def test_written_latency_is_read_back(compare_dir):
     latency = load_compare(compare_dir).latency
     assert list(latency) == [1, 64]
     assert latency[1].entries["P"].ratio == result["entries"]["P"]["ratio"]
+
+
+def test_latency_that_cannot_be_written_leaves_the_file_before(
+    compare_dir, monkeypatch
+):
+    before = (compare_dir / "latency.json").read_bytes()
+    monkeypatch.setattr(pathlib.Path, "replace", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_latency(compare_dir, {})
+    assert (compare_dir / "latency.json").read_bytes() == before
+    assert not list(compare_dir.glob(".latency*"))
 
 
 @pytest.mark.parametrize(

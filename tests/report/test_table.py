@@ -156,6 +156,31 @@ def test_csv_has_plain_numbers(compare_dir):
     assert lines["float"]["difference_mean"] == ""
 
 
+def test_sizes_say_what_they_leave_out(compare_dir):
+    text = render_table(load_compare(compare_dir))
+    assert "everything shipped" not in text
+    assert "| Weights file |" in text.splitlines()[0]
+    assert "On top of every size come the artifact's programs, 41.2 kB together" in text
+
+
+def test_agreement_that_was_not_measured_is_a_dash_and_an_empty_field(compare_dir):
+    path = compare_dir / "P-1" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"agreement": None}))
+    comparison = load_compare(compare_dir)
+    assert comparison.failed == ()
+    title, _, *_ = render_table(comparison).splitlines()
+    index = title.split(" | ").index("Artifact = trained")
+    cells = {
+        row: markdown_row(render_table(comparison), row).split(" | ")[index]
+        for row in ("P", "PTQ")
+    }
+    assert cells == {"P": "—", "PTQ": "99.80 %"}
+    text = render_table(comparison, style="csv")
+    lines = {line["row"]: line for line in csv.DictReader(io.StringIO(text))}
+    assert lines["P"]["agreement"] == ""
+    assert float(lines["PTQ"]["agreement"]) == pytest.approx(0.998)
+
+
 def test_bar_in_a_row_name_does_not_break_the_markdown(tmp_path, made_up):
     rows = {"float": (0.8, 0.0, 32, []), "a|b": (0.8, 0.0, 8, [])}
     directory = made_up.write_compare(tmp_path / "bar", rows, contrasts=[])

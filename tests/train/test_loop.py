@@ -13,7 +13,16 @@ import pytest
 
 from compress.config import parse_config
 from compress.task import TaskError
-from compress.train import CheckpointError, RunError, hash_of, teacher_of, train
+from compress.train import (
+    CheckpointError,
+    RunError,
+    check_schedule,
+    finished,
+    hash_of,
+    teacher_of,
+    train,
+)
+from compress.train.directory import claimed
 from compress.train.metrics import read_metrics
 from tests import tiny
 
@@ -212,3 +221,60 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch
     assert hash_of(run(tmp_path / "run", resume=True).state) == hash_of(
         run(tmp_path / "other").state
     )
+
+
+def test_another_runs_resume_leaves_the_first_run_as_it_was(tmp_path):
+    run(tmp_path / "run")
+    before = [(tmp_path / "run" / n).read_text() for n in ("run.json", "config.json")]
+    with pytest.raises(CheckpointError):
+        run(tmp_path / "run", {**PLAIN, "batch_size": 8}, resume=True)
+    after = [(tmp_path / "run" / n).read_text() for n in ("run.json", "config.json")]
+    assert before == after
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    run(tmp_path / "run")
+    task = tiny.task()
+    other = task._replace(train={**task.train, "x": task.train["x"] + 1})
+    with pytest.raises(CheckpointError, match="another config, seed or data"):
+        run(tmp_path / "run", task=other, resume=True)
+
+
+def test_two_processes_do_not_write_to_one_run(tmp_path):
+    with (
+        claimed(tmp_path / "run"),
+        pytest.raises(RunError, match="in use by another process"),
+    ):
+        run(tmp_path / "run")
+    run(tmp_path / "run")
+
+
+def test_the_time_of_earlier_processes_counts(tmp_path):
+    first = run(tmp_path / "run")
+    again = finished(parse_config(PLAIN), tiny.task(), tmp_path / "run", seed=0)
+    assert again is not None
+    assert again.seconds == pytest.approx(first.seconds, abs=0.5)
+    assert hash_of(again.state) == hash_of(first.state)
+    resumed = run(tmp_path / "run", resume=True)
+    assert resumed.seconds >= again.seconds
+
+
+def test_whatever_a_trace_can_tell_is_found_before_the_teacher_is_trained():
+    stages = [{**stage} for stage in tiny.CONFIG["stages"]]
+    stages[1]["prune"] = {"sparsity": 0.5, "sites": "nothing/*"}
+    config = parse_config({**tiny.CONFIG, "stages": stages})
+    with pytest.raises(ValueError, match="matches none of 2 sites"):
+        check_schedule(config, tiny.task())
+    four = {**tiny.CONFIG["teacher"], "model": {"classes": 4}}
+    with pytest.raises(ValueError, match="must have the same classes"):
+        check_schedule(parse_config({**tiny.CONFIG, "teacher": four}), tiny.task())
+    many = {"quantize": {"batches": 5}}
+    config = parse_config({**PLAIN, "stages": PLAIN["stages"][:1], "export": many})
+    with pytest.raises(TaskError, match="Use at most 4"):
+        check_schedule(config, tiny.task())
+
+
+def test_a_one_shot_mask_of_the_first_stage_can_be_checked():
+    prune = {"sparsity": 0.5, "schedule": "one_shot"}
+    stages = [{"steps": 5, "learning_rate": 0.1, "prune": prune}]
+    check_schedule(parse_config({**PLAIN, "stages": stages}), tiny.task())

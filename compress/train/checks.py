@@ -1,0 +1,114 @@
+"""What can be known to be wrong before any work starts."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from compress.adapters import Model
+from compress.config import Config
+from compress.schedule import (
+    TrainState,
+    build_step,
+    build_transform,
+    init_state,
+    post_training,
+)
+from compress.schedule.techniques import Teacher
+from compress.sites import find_sites
+from compress.task import Task, TaskError, build_model, example_inputs
+from compress.transform import Transform
+
+
+def check_schedule(config: Config, task: Task, teacher: Teacher | None = None) -> None:
+    """Finds whatever a trace can tell is wrong with a run; nothing is computed.
+
+    Args:
+      config: Of one run.
+      task: Its task.
+      teacher: Trained or not; by default an untrained one is built if needed.
+
+    Raises:
+      TaskError: If the data do not suit the config.
+      ValueError: If a rule matches no site, or student and teacher do not fit.
+    """
+    check_data(config, task)
+    if teacher is None and config.teacher is not None:
+        teacher = untrained_teacher(config, task)
+    key = jax.random.key(0)
+    model = build_model(task, config.task, config.model, key)
+    transform = build_transform(config, teacher)
+
+    def start(params: Any, model_state: Any) -> TrainState:
+        abstract = Model(model.forward, params, model_state)
+        return init_state(config, task, abstract, transform, key)
+
+    state = jax.eval_shape(start, model.params, model.model_state)
+    check_step(config, task, model, transform, state)
+    _check_post_training(config, task, model)
+
+
+def untrained_teacher(config: Config, task: Task) -> Teacher:
+    """The teacher with the parameters it starts from."""
+    assert config.teacher is not None
+    arguments = config.teacher.model
+    model = build_model(task, config.task, arguments, jax.random.key(0))
+    return teacher_function(model), teacher_arrays(model.params, model.model_state)
+
+
+def teacher_function(model: Model) -> Any:
+    """A model as a function of its arrays and the student's inputs."""
+
+    def predict(arrays: Any, *inputs: Any) -> Any:
+        return model.forward(arrays["params"], arrays["model_state"], *inputs)[0]
+
+    return predict
+
+
+def teacher_arrays(params: Any, model_state: Any) -> dict[str, Any]:
+    """The arrays of a teacher, as `teacher_function` takes them."""
+    return {"params": params, "model_state": model_state}
+
+
+def _check_post_training(config: Config, task: Task, model: Model) -> None:
+    setting = config.export.quantize
+    if setting is None:
+        return
+    examples = len(next(iter(task.train.values())))
+    most = examples // config.batch_size
+    if setting.batches > most:
+        raise TaskError(
+            f"export.quantize.batches={setting.batches}: the {examples} training "
+            f"examples give {most} batches of {config.batch_size}. Use at most {most}."
+        )
+    inputs = example_inputs(task, config.batch_size)
+    sites = find_sites(model.forward, model.params, model.model_state, *inputs)
+    jax.eval_shape(lambda p: post_training(setting).init(p, sites), model.params)
+
+
+def check_data(config: Config, task: Task) -> None:
+    examples = len(next(iter(task.train.values())))
+    if config.batch_size > examples:
+        raise TaskError(
+            f"batch_size={config.batch_size} is larger than the {examples} training "
+            f"examples of {config.task}. Use at most {examples}."
+        )
+    for part in ("train", "validation", "test"):
+        for name, array in (getattr(task, part) or {}).items():
+            x = np.asarray(array)
+            if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+                raise TaskError(
+                    f"{config.task}: {part}[{name!r}] holds NaN or infinity. Clean the "
+                    "data."
+                )
+
+
+def check_step(
+    config: Config, task: Task, model: Model, transform: Transform, state: TrainState
+) -> None:
+    """Traces one step, so that whatever does not fit is found before work starts."""
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+        for name, x in task.train.items()
+    }
+    jax.eval_shape(build_step(config, task, model, transform), state, batch)

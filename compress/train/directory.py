@@ -1,0 +1,77 @@
+"""The directory of a run: who may use it, and what it says of itself."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Generator
+
+from compress.config import Config, config_hash
+from compress.files import write_json
+from compress.machine import describe_machine
+from compress.task import Task
+from compress.train.provenance import data_hash, git_commit, versions
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on."""
+
+
+def run_identity(config: Config, task: Task, seed: int) -> str:
+    """What makes a run what it is: config, seed and data."""
+    return (
+        f"config {config_hash(config)[:16]}, seed {seed}, data {data_hash(task)[:16]}"
+    )
+
+
+@contextlib.contextmanager
+def claimed(directory: pathlib.Path) -> Generator[None]:
+    """Makes a directory, and keeps other processes from writing to it meanwhile.
+
+    Raises:
+      RunError: If it cannot be made, or another process has it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be written ({error.strerror}).") from error
+    with file:
+        _lock(file.fileno(), directory)
+        yield
+
+
+def _lock(descriptor: int, directory: pathlib.Path) -> None:
+    """The system gives the lock back when the process ends, however it ends."""
+    if os.name != "posix":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"{directory}: is in use by another process. Wait for it, or choose "
+            "another --workdir."
+        ) from None
+
+
+def write_provenance(
+    directory: pathlib.Path, config: Config, task: Task, seed: int
+) -> None:
+    """Writes down what is needed to run it again, once: at the start of a run."""
+    if (directory / "run.json").exists():
+        return
+    provenance = {
+        "identity": run_identity(config, task, seed),
+        "seed": seed,
+        "config_hash": config_hash(config),
+        "data_hash": data_hash(task),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "machine": describe_machine(),
+    }
+    try:
+        write_json(directory / "config.json", config.model_dump(mode="json"))
+        write_json(directory / "run.json", provenance)
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be written ({error.strerror}).") from error
