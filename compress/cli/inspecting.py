@@ -10,7 +10,7 @@ from compress.config import Config
 from compress.export import read_manifest
 from compress.interpret import Quantized
 from compress.schedule import build_transform, post_training, stage_starts
-from compress.sites import Sites, find_sites
+from compress.sites import Sites, find_sites, flatten_parameters
 from compress.task import build_model, example_inputs, load_task
 from compress.train import check_schedule
 from compress.transform import Transform, chain
@@ -34,7 +34,7 @@ def inspect_config(config: Config) -> str:
         end = state._replace(step=state.step + stage_starts(config)[-1])
         return transforms.parameters(transform, arrays[0], end)
 
-    packed = jax.tree.leaves(jax.eval_shape(shipped, *arrays), is_leaf=_is_box)
+    _, packed, _ = flatten_parameters(jax.eval_shape(shipped, *arrays))
     return "\n".join(
         [
             f"{config.name}: {config.task}, {stage_starts(config)[-1]} steps",
@@ -75,10 +75,6 @@ def _settings(setting: Any) -> str:
     return f"({', '.join(f'{k}={v}' for k, v in values.items()) or 'as usual'})"
 
 
-def _is_box(leaf: Any) -> bool:
-    return isinstance(leaf, Quantized)
-
-
 def _predictions(
     config: Config, sites: Sites, params: list[Any], packed: list[Any]
 ) -> list[str]:
@@ -99,7 +95,7 @@ def _predictions(
 
 def _packed_bytes(leaf: Any) -> int:
     """One byte per int8 weight, beside its scales."""
-    if _is_box(leaf):
+    if isinstance(leaf, Quantized):
         return leaf.qvalue.size + leaf.scale.size * leaf.scale.dtype.itemsize
     return leaf.size * leaf.dtype.itemsize
 

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,13 @@ import numpy as np
 from compress.annotations import Array, Bool, Float, PyTree
 from compress.interpret import Quantized
 from compress.prune.masks import keep_largest, keep_largest_per_row
-from compress.sites import Site, Sites, flat_paths, matching_sites, parameter_paths
+from compress.sites import (
+    Site,
+    Sites,
+    flatten_parameters,
+    matching_sites,
+    parameter_paths,
+)
 from compress.transform import Ramp, Transform, Update, ramp
 
 SCOPES = ("global", "uniform")
@@ -69,17 +76,36 @@ def magnitude(
     Raises:
       ValueError: If a setting is out of range.
     """
-    ramps = _as_ramps(sparsity)
-    _check_settings(ramps, scope, every)
+    settings = _Settings(_as_ramps(sparsity), sites, exclude, scope, every)
+    _check_settings(settings.ramps, scope, every)
+    return Transform(
+        name="prune.magnitude",
+        init=partial(_init, settings),
+        parameters=lambda memory, params, step: apply_masks(params, memory.masks),
+        update=partial(_update, settings),
+        metrics=lambda memory, step: {"sparsity": sparsity_of(memory.masks)},
+        check=_check_masks,
+        plan=partial(_plan, settings),
+        provides=frozenset({"mask"}),
+        preserves=frozenset({"mask"}),
+    )
 
-    def chosen(all_sites: Sites) -> list[Site]:
-        found = matching_sites(all_sites, sites, exclude, user="prune.magnitude")
-        named = {sites} if isinstance(sites, str) else set(sites)
-        kept = [
-            site
-            for site in found
-            if site.path not in all_sites.embeddings or site.name in named
-        ]
+
+class _Settings(NamedTuple):
+    """The arguments of `magnitude`."""
+
+    ramps: tuple[Ramp, ...]
+    sites: str | Sequence[str]
+    exclude: str | Sequence[str]
+    scope: str
+    every: int
+
+    def choose(self, sites: Sites) -> list[Site]:
+        """The sites to prune: embeddings only where they are named exactly."""
+        user = "prune.magnitude"
+        found = matching_sites(sites, self.sites, self.exclude, user=user)
+        named = {self.sites} if isinstance(self.sites, str) else set(self.sites)
+        kept = [s for s in found if s.path not in sites.embeddings or s.name in named]
         if not kept:
             raise ValueError(
                 "prune.magnitude: only embeddings match. Name them exactly in sites to "
@@ -87,68 +113,58 @@ def magnitude(
             )
         return kept
 
-    def init(params: PyTree, all_sites: Sites) -> MagnitudeState:
-        by_path = parameter_paths(params)
-        stacks = {str(site.path): _num_rows(site) for site in chosen(all_sites)}
-        masks = {path: jnp.ones(by_path[path].shape, bool) for path in sorted(stacks)}
-        state = MagnitudeState(masks, Rows(tuple(sorted(stacks.items()))))
-        # Without values to rank (shapes only) the mask can still be that of a ramp.
-        if ramps[0].initial == 0.0 and ramps[0].end > 0:
-            return state
-        return state._replace(masks=_shrink(state, params, jnp.zeros((), jnp.int32)))
 
-    def _shrink(state: MagnitudeState, params: PyTree, step: Array) -> dict[str, Array]:
-        """The masks at this step; never more weights than before."""
-        by_path = parameter_paths(params)
-        scores = {
-            # Below every magnitude: what is pruned stays pruned.
-            path: jnp.where(mask, jnp.abs(by_path[path]).astype(jnp.float32), -1.0)
-            for path, mask in state.masks.items()
-        }
-        if scope == "global":
-            kept = _keep_global(scores, lambda n: _count(ramps, step, n))
-        else:
-            rows = dict(state.rows.by_path)
-            kept = {
-                path: _keep_rows(score, rows[path], lambda n: _count(ramps, step, n))
-                for path, score in scores.items()
-            }
-        return {path: mask & kept[path] for path, mask in state.masks.items()}
+def _init(settings: _Settings, params: PyTree, sites: Sites) -> MagnitudeState:
+    by_path = parameter_paths(params)
+    stacks = {str(site.path): _num_rows(site) for site in settings.choose(sites)}
+    masks = {path: jnp.ones(by_path[path].shape, bool) for path in sorted(stacks)}
+    state = MagnitudeState(masks, Rows(tuple(sorted(stacks.items()))))
+    # Without values to rank (shapes only) the mask can still be that of a ramp.
+    first = settings.ramps[0]
+    if first.initial == 0.0 and first.end > 0:
+        return state
+    start = jnp.zeros((), jnp.int32)
+    return state._replace(masks=_shrink(settings, state, params, start))
 
-    def parameters(memory: MagnitudeState, params: PyTree, step: Array) -> PyTree:
-        return apply_masks(params, memory.masks)
 
-    def update(memory: MagnitudeState, what: Update) -> MagnitudeState:
-        masks = jax.lax.cond(
-            _is_due(ramps, what.step, every),
-            lambda: _shrink(memory, what.params, what.step),
-            lambda: memory.masks,
-        )
-        return memory._replace(masks=masks)
+def _shrink(
+    settings: _Settings, state: MagnitudeState, params: PyTree, step: Array
+) -> dict[str, Array]:
+    """The masks at this step; never more weights than before."""
+    by_path = parameter_paths(params)
+    scores = {
+        # Below every magnitude: what is pruned stays pruned.
+        path: jnp.where(mask, jnp.abs(by_path[path]).astype(jnp.float32), -1.0)
+        for path, mask in state.masks.items()
+    }
+    count = partial(_count, settings.ramps, step)
+    if settings.scope == "global":
+        kept = _keep_global(scores, count)
+    else:
+        rows = dict(state.rows.by_path)
+        kept = {p: _keep_rows(score, rows[p], count) for p, score in scores.items()}
+    return {path: mask & kept[path] for path, mask in state.masks.items()}
 
-    def plan(all_sites: Sites) -> dict[str, str]:
-        final = f"pruned {ramps[-1].final:.0%}"
-        scoped = "of all sites together" if scope == "global" else "of each"
-        return {site.name: f"{final} {scoped}" for site in chosen(all_sites)}
 
-    return Transform(
-        name="prune.magnitude",
-        init=init,
-        parameters=parameters,
-        update=update,
-        metrics=lambda memory, step: {"sparsity": sparsity_of(memory.masks)},
-        check=_check_masks,
-        plan=plan,
-        provides=frozenset({"mask"}),
-        preserves=frozenset({"mask"}),
+def _update(settings: _Settings, memory: MagnitudeState, what: Update) -> Any:
+    masks = jax.lax.cond(
+        _is_due(settings.ramps, what.step, settings.every),
+        lambda: _shrink(settings, memory, what.params, what.step),
+        lambda: memory.masks,
     )
+    return memory._replace(masks=masks)
+
+
+def _plan(settings: _Settings, sites: Sites) -> dict[str, str]:
+    final = f"pruned {settings.ramps[-1].final:.0%}"
+    together = settings.scope == "global"
+    scoped = "of all sites together" if together else "of each"
+    return {site.name: f"{final} {scoped}" for site in settings.choose(sites)}
 
 
 def apply_masks(params: PyTree, masks: Mapping[str, Bool[Array, "..."]]) -> PyTree:
     """The parameters with zeros where the mask is False; boxes keep their scale."""
-    is_box = lambda x: isinstance(x, Quantized)  # noqa: E731
-    leaves, structure = jax.tree.flatten(params, is_leaf=is_box)
-    paths = flat_paths(jax.tree.unflatten(structure, [0] * len(leaves)))
+    paths, leaves, structure = flatten_parameters(params)
     masked = [
         _masked(leaf, masks[path]) if path in masks else leaf
         for path, leaf in zip(paths, leaves, strict=True)
@@ -244,14 +260,16 @@ def _keep_rows(score: Array, rows: int, count: Any) -> Array:
     return keep_largest_per_row(flat, count(flat.shape[1])).reshape(score.shape)
 
 
+def _values(leaf: Any) -> Any:
+    return leaf.qvalue if isinstance(leaf, Quantized) else leaf
+
+
 def _check_masks(
     memory: MagnitudeState, params: PyTree, seen: PyTree, step: Any
 ) -> list[str]:
     """Whatever acts after pruning, pruned weights are seen as zero."""
-    is_box = lambda x: isinstance(x, Quantized)  # noqa: E731
-    leaves, structure = jax.tree.flatten(seen, is_leaf=is_box)
-    paths = flat_paths(jax.tree.unflatten(structure, [0] * len(leaves)))
-    values = {p: x.qvalue if is_box(x) else x for p, x in zip(paths, leaves)}
+    paths, leaves, _ = flatten_parameters(seen)
+    values = dict(zip(paths, map(_values, leaves), strict=True))
     problems = []
     for path, mask in memory.masks.items():
         revived = np.count_nonzero(np.asarray(values[path])[~np.asarray(mask)])

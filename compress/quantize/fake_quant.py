@@ -9,6 +9,7 @@ the exported integer program computes.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,13 @@ from compress.quantize.observers import (
     merge_ranges,
     observe_range,
 )
-from compress.sites import Site, Sites, flat_paths, matching_sites
+from compress.sites import (
+    Site,
+    Sites,
+    flat_paths,
+    flatten_parameters,
+    matching_sites,
+)
 from compress.transform import Transform, Update
 
 WEIGHTS = ("int8",)
@@ -95,80 +102,109 @@ def fake_quant(
       ValueError: If a setting is not one of those named.
     """
     _check_settings(weights, activations, observer, decay, steps)
-    start, freeze = steps[0], _NEVER if steps[1] is None else steps[1]
-
-    def chosen(all_sites: Sites) -> list[Site]:
-        return matching_sites(all_sites, sites, exclude, user="quantize.fake_quant")
-
-    def init(params: PyTree, all_sites: Sites) -> FakeQuantState:
-        found = chosen(all_sites)
-        static = found if activations == "int8" else []
-        return FakeQuantState(
-            {site.name: empty_range(site.stack) for site in static},
-            _layout(all_sites, found, activations is not None),
-        )
-
-    def parameters(memory: FakeQuantState, params: PyTree, step: Array) -> PyTree:
-        shared = dict(memory.layout.shared_axes)
-        leaves = [
-            quantize_weight(leaf, shared[path], step >= start)
-            if path in shared
-            else leaf
-            for path, leaf in zip(flat_paths(params), jax.tree.leaves(params))
-        ]
-        return jax.tree.unflatten(jax.tree.structure(params), leaves)
-
-    def given(memory: FakeQuantState) -> dict[str, PyTree]:
-        return {name: memory.ranges.get(name, ()) for name in memory.layout.sites}
-
-    def operands(site: Site, given: Any, step: Array, operands: Sequence[Any]) -> Any:
-        if given is None or site.weight_side is None:
-            return operands, None
-        side = 1 - site.weight_side
-        x = unbox(operands[side])
-        range_ = given if isinstance(given, Range) else None
-        quantized = list(operands)
-        quantized[side] = _quantize_activation(x, site, range_, step >= start)
-        return quantized, None if range_ is None else observe_range(x)
-
-    def merge(known: dict[str, Range], seen: Mapping[str, Range]) -> dict[str, Range]:
-        merged = {
-            name: merge_ranges(known[name], batch, observer=observer, decay=decay)
-            for name, batch in seen.items()
-        }
-        return {**known, **merged}
-
-    def update(memory: FakeQuantState, what: Update) -> FakeQuantState:
-        live = what.step <= freeze
-        merged = merge(memory.ranges, what.observed)
-        ranges = jax.tree.map(
-            lambda new, old: jnp.where(live, new, old), merged, memory.ranges
-        )
-        return memory._replace(ranges=ranges)
-
-    def calibrate(memory: FakeQuantState, observed: Any) -> FakeQuantState:
-        return memory._replace(ranges=merge(memory.ranges, observed))
-
-    def plan(all_sites: Sites) -> dict[str, str]:
-        inputs = {"int8": "int8", "int8_dynamic": "int8 per row", None: "float"}
-        text = f"int8 weights, {inputs[activations]} activations"
-        return {site.name: text for site in chosen(all_sites)}
-
+    freeze = _NEVER if steps[1] is None else steps[1]
+    settings = _Settings(
+        weights, activations, sites, exclude, steps[0], freeze, observer, decay
+    )
     return Transform(
         name="quantize.fake_quant",
-        init=init,
-        parameters=parameters,
-        given=given,
-        operands=operands,
-        update=update,
-        calibrate=calibrate,
-        check=lambda memory, params, seen, step: _check_grid(
-            memory, seen, step >= start
-        ),
-        plan=plan,
+        init=partial(_init, settings),
+        parameters=partial(_parameters, settings),
+        given=_given,
+        operands=partial(_operands, settings),
+        update=partial(_update, settings),
+        calibrate=partial(_calibrate, settings),
+        check=partial(_check_grid, settings),
+        plan=partial(_plan, settings),
         provides=frozenset({"grid"}),
         preserves=frozenset({"mask"}),
     )
+
+
+class _Settings(NamedTuple):
+    """The arguments of `fake_quant`, with its steps as `start` and `freeze`."""
+
+    weights: str
+    activations: str | None
+    sites: str | Sequence[str]
+    exclude: str | Sequence[str]
+    start: int
+    freeze: int
+    observer: str
+    decay: float
+
+    def choose(self, sites: Sites) -> list[Site]:
+        """The sites to quantize."""
+        user = "quantize.fake_quant"
+        return matching_sites(sites, self.sites, self.exclude, user=user)
+
+
+def _init(settings: _Settings, params: PyTree, sites: Sites) -> FakeQuantState:
+    found = settings.choose(sites)
+    static = found if settings.activations == "int8" else []
+    return FakeQuantState(
+        {site.name: empty_range(site.stack) for site in static},
+        _layout(sites, found, settings.activations is not None),
+    )
+
+
+def _parameters(
+    settings: _Settings, memory: FakeQuantState, params: PyTree, step: Array
+) -> PyTree:
+    shared = dict(memory.layout.shared_axes)
+    enabled = step >= settings.start
+    leaves = [
+        quantize_weight(leaf, shared[path], enabled) if path in shared else leaf
+        for path, leaf in zip(flat_paths(params), jax.tree.leaves(params), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _given(memory: FakeQuantState) -> dict[str, PyTree]:
+    return {name: memory.ranges.get(name, ()) for name in memory.layout.sites}
+
+
+def _operands(
+    settings: _Settings, site: Site, given: Any, step: Array, operands: Sequence[Any]
+) -> Any:
+    if given is None or site.weight_side is None:
+        return operands, None
+    side = 1 - site.weight_side
+    x = unbox(operands[side])
+    known = given if isinstance(given, Range) else None
+    quantized = list(operands)
+    quantized[side] = _quantize_activation(x, site, known, step >= settings.start)
+    return quantized, None if known is None else observe_range(x)
+
+
+def _merge(
+    settings: _Settings, known: dict[str, Range], seen: Mapping[str, Range]
+) -> dict[str, Range]:
+    observer, decay = settings.observer, settings.decay
+    merged = {
+        name: merge_ranges(known[name], batch, observer=observer, decay=decay)
+        for name, batch in seen.items()
+    }
+    return {**known, **merged}
+
+
+def _update(settings: _Settings, memory: FakeQuantState, what: Update) -> Any:
+    live = what.step <= settings.freeze
+    merged = _merge(settings, memory.ranges, what.observed)
+    ranges = jax.tree.map(
+        lambda new, old: jnp.where(live, new, old), merged, memory.ranges
+    )
+    return memory._replace(ranges=ranges)
+
+
+def _calibrate(settings: _Settings, memory: FakeQuantState, observed: Any) -> Any:
+    return memory._replace(ranges=_merge(settings, memory.ranges, observed))
+
+
+def _plan(settings: _Settings, sites: Sites) -> dict[str, str]:
+    inputs = {"int8": "int8", "int8_dynamic": "int8 per row", None: "float"}
+    text = f"int8 weights, {inputs[settings.activations]} activations"
+    return {site.name: text for site in settings.choose(sites)}
 
 
 def quantize_weight(
@@ -213,14 +249,16 @@ def _layout(all_sites: Sites, found: Sequence[Site], activations: bool) -> Layou
     return Layout(tuple(shared_axes.items()), names)
 
 
-def _check_grid(memory: FakeQuantState, seen: PyTree, enabled: bool) -> list[str]:
+def _check_grid(
+    settings: _Settings, memory: FakeQuantState, params: PyTree, seen: PyTree, step: Any
+) -> list[str]:
     """Every quantized parameter lies on its grid."""
-    if not enabled:
+    if step < settings.start:
         return []
-    leaves = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
+    paths, leaves, _ = flatten_parameters(seen)
     quantized = {path for path, _ in memory.layout.shared_axes}
     problems = []
-    for path, leaf in zip(_box_paths(seen), leaves, strict=True):
+    for path, leaf in zip(paths, leaves, strict=True):
         if path in quantized:
             q = np.asarray(leaf.qvalue)
             if (q != np.round(q)).any() or np.abs(q).max() > largest_integer(_BITS):
@@ -229,11 +267,6 @@ def _check_grid(memory: FakeQuantState, seen: PyTree, enabled: bool) -> list[str
                     "after it changed the weight; put that one first."
                 )
     return problems
-
-
-def _box_paths(seen: PyTree) -> list[str]:
-    closed = jax.tree.map(lambda x: 0, seen, is_leaf=lambda x: isinstance(x, Quantized))
-    return flat_paths(closed)
 
 
 def _check_settings(

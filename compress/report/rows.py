@@ -118,7 +118,7 @@ def _summarize_row(comparison: Comparison, name: str) -> RowSummary:
 
 
 def _means(cells: Sequence[Cell]) -> dict[str, float | None]:
-    """The mean over seeds of each number; None if one of them was not measured."""
+    """The mean over seeds of each number; None if a seed did not measure it."""
     values = {
         "trained_accuracy": [cell.trained_accuracy for cell in cells],
         "agreement": [cell.agreement for cell in cells],
@@ -128,10 +128,12 @@ def _means(cells: Sequence[Cell]) -> dict[str, float | None]:
         "theoretical_bops": [theoretical_bops(cell.sites) for cell in cells],
         "train_seconds": [cell.train_seconds for cell in cells],
     }
-    return {
-        name: None if None in column else float(np.mean(column))
-        for name, column in values.items()
-    }
+    return {name: _mean(column) for name, column in values.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:

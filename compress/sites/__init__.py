@@ -3,6 +3,7 @@
 from compress.sites.find import find_sites as find_sites
 from compress.sites.find import find_sites_in as find_sites_in
 from compress.sites.find import flat_paths as flat_paths
+from compress.sites.find import flatten_parameters as flatten_parameters
 from compress.sites.find import parameter_paths as parameter_paths
 from compress.sites.patterns import matching_sites as matching_sites
 from compress.sites.site import Site as Site

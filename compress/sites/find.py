@@ -11,6 +11,7 @@ from compress.interpret import (
     Contraction,
     Origin,
     Program,
+    Quantized,
     find_contractions,
     shape_of,
     source_line,
@@ -53,6 +54,17 @@ def flat_paths(tree: Any) -> list[str]:
     """The path of every leaf, `blocks/0/kernel`, in the order of `jax.tree.leaves`."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [_path_text(path) for path, _ in flat]
+
+
+def flatten_parameters(params: Any) -> tuple[list[str], list[Any], Any]:
+    """Paths, leaves and structure of parameters some of which are boxes.
+
+    A `Quantized` box counts as one leaf, with the path of the parameter it stands for.
+    """
+    is_box = lambda leaf: isinstance(leaf, Quantized)  # noqa: E731
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_box)
+    paths = flat_paths(jax.tree.unflatten(structure, range(len(leaves))))
+    return paths, leaves, structure
 
 
 def _path_text(path: Any) -> str:

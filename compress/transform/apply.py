@@ -11,13 +11,18 @@ from compress.annotations import PyTree
 from compress.interpret import (
     Product,
     Program,
-    Quantized,
     contract,
     evaluate,
     float_product,
     trace,
 )
-from compress.sites import Sites, find_sites, find_sites_in, flat_paths
+from compress.sites import (
+    Sites,
+    find_sites,
+    find_sites_in,
+    flat_paths,
+    flatten_parameters,
+)
 from compress.transform.chain import parameters as seen_parameters
 from compress.transform.interface import State, Transform
 
@@ -103,7 +108,7 @@ def run_compressed(
             )
         return [contract(equation, operands, product)], observed
 
-    leaves = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
+    _, leaves, _ = flatten_parameters(seen)
     outputs, observed = evaluate(
         program,
         [*leaves, *jax.tree.leaves(inputs)],

@@ -1,6 +1,7 @@
 """Techniques in order: a chain of transforms is a transform."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,75 +24,94 @@ def chain(*transforms: Transform) -> Transform:
       ValueError: If a transform would destroy what an earlier one provides.
     """
     _check_order(transforms)
-    links = tuple(enumerate(transforms))
-
-    def init(params: PyTree, sites: Sites) -> tuple[PyTree, ...]:
-        return tuple(t.init(params, sites) for t in transforms)
-
-    def parameters(memory: Any, params: PyTree, step: Array) -> PyTree:
-        for i, t in links:
-            params = t.parameters(memory[i], params, step) if t.parameters else params
-        return params
-
-    def given(memory: Any) -> dict[str, dict[str, PyTree]]:
-        by_site: dict[str, dict[str, PyTree]] = {}
-        for i, t in links:
-            for name, value in (t.given(memory[i]) if t.given else {}).items():
-                by_site.setdefault(name, {})[str(i)] = value
-        return by_site
-
-    def operands(site: Site, given: Any, step: Array, operands: Sequence[Any]) -> Any:
-        observed = {}
-        for i, t in links:
-            if t.operands:
-                mine = (given or {}).get(str(i))
-                operands, seen = t.operands(site, mine, step, operands)
-                if seen is not None:
-                    observed[str(i)] = seen
-        return operands, observed or None
-
-    def loss(memory: Any, step: Array, loss: Array, inputs: Any, outputs: Any) -> Array:
-        for i, t in links:
-            loss = t.loss(memory[i], step, loss, inputs, outputs) if t.loss else loss
-        return loss
-
-    def update(memory: Any, what: Update) -> tuple[PyTree, ...]:
-        return tuple(
-            t.update(memory[i], what._replace(observed=_link(what.observed, i)))
-            if t.update
-            else memory[i]
-            for i, t in links
-        )
-
-    def calibrate(memory: Any, observed: Mapping[str, PyTree]) -> tuple[PyTree, ...]:
-        return tuple(
-            t.calibrate(memory[i], _link(observed, i)) if t.calibrate else memory[i]
-            for i, t in links
-        )
-
-    def metrics(memory: Any, step: Array) -> dict[str, Array]:
-        parts = [t.metrics(memory[i], step) for i, t in links if t.metrics]
-        return {name: value for part in parts for name, value in part.items()}
-
-    def check(memory: Any, params: PyTree, seen: PyTree, step: Any) -> list[str]:
-        parts = [t.check(memory[i], params, seen, step) for i, t in links if t.check]
-        return [problem for part in parts for problem in part]
-
     return Transform(
         name=f"chain({', '.join(t.name for t in transforms)})",
-        init=init,
-        parameters=parameters,
-        given=given,
-        operands=operands,
-        loss=loss,
-        update=update,
-        calibrate=calibrate,
-        metrics=metrics,
-        check=check,
-        plan=lambda sites: _join_plans(transforms, sites),
+        init=lambda params, sites: tuple(t.init(params, sites) for t in transforms),
+        parameters=partial(_parameters, transforms),
+        given=partial(_given, transforms),
+        operands=partial(_operands, transforms),
+        loss=partial(_loss, transforms),
+        update=partial(_update, transforms),
+        calibrate=partial(_calibrate, transforms),
+        metrics=partial(_metrics, transforms),
+        check=partial(_check, transforms),
+        plan=partial(_plan, transforms),
         provides=frozenset[str]().union(*(t.provides for t in transforms)),
         preserves=_preserved_by_all(transforms),
     )
+
+
+# The transforms of a chain, and their memories in the same order.
+Links = Sequence[Transform]
+
+
+def _parameters(links: Links, memory: Any, params: PyTree, step: Array) -> PyTree:
+    for i, t in enumerate(links):
+        params = t.parameters(memory[i], params, step) if t.parameters else params
+    return params
+
+
+def _given(links: Links, memory: Any) -> dict[str, dict[str, PyTree]]:
+    by_site: dict[str, dict[str, PyTree]] = {}
+    for i, t in enumerate(links):
+        for name, value in (t.given(memory[i]) if t.given else {}).items():
+            by_site.setdefault(name, {})[str(i)] = value
+    return by_site
+
+
+def _operands(
+    links: Links, site: Site, given: Any, step: Array, operands: Sequence[Any]
+) -> Any:
+    observed = {}
+    for i, t in enumerate(links):
+        if t.operands:
+            mine = (given or {}).get(str(i))
+            operands, seen = t.operands(site, mine, step, operands)
+            if seen is not None:
+                observed[str(i)] = seen
+    return operands, observed or None
+
+
+def _loss(
+    links: Links, memory: Any, step: Array, loss: Array, inputs: Any, outputs: Any
+) -> Array:
+    for i, t in enumerate(links):
+        loss = t.loss(memory[i], step, loss, inputs, outputs) if t.loss else loss
+    return loss
+
+
+def _update(links: Links, memory: Any, what: Update) -> tuple[PyTree, ...]:
+    return tuple(
+        t.update(memory[i], what._replace(observed=_link(what.observed, i)))
+        if t.update
+        else memory[i]
+        for i, t in enumerate(links)
+    )
+
+
+def _calibrate(
+    links: Links, memory: Any, observed: Mapping[str, PyTree]
+) -> tuple[PyTree, ...]:
+    return tuple(
+        t.calibrate(memory[i], _link(observed, i)) if t.calibrate else memory[i]
+        for i, t in enumerate(links)
+    )
+
+
+def _metrics(links: Links, memory: Any, step: Array) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for i, t in enumerate(links):
+        found.update(t.metrics(memory[i], step) if t.metrics else {})
+    return found
+
+
+def _check(
+    links: Links, memory: Any, params: PyTree, seen: PyTree, step: Any
+) -> list[str]:
+    problems: list[str] = []
+    for i, t in enumerate(links):
+        problems += t.check(memory[i], params, seen, step) if t.check else []
+    return problems
 
 
 def _link(observed: Mapping[str, PyTree], index: int) -> dict[str, PyTree]:
@@ -116,7 +136,7 @@ def _check_order(transforms: Sequence[Transform]) -> None:
                 )
 
 
-def _join_plans(transforms: Sequence[Transform], sites: Sites) -> dict[str, str]:
+def _plan(transforms: Sequence[Transform], sites: Sites) -> dict[str, str]:
     plans: dict[str, list[str]] = {}
     for transform in transforms:
         for name, plan in (transform.plan(sites) if transform.plan else {}).items():
