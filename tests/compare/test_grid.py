@@ -3,6 +3,9 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -156,3 +159,42 @@ def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
     assert "2 of 4 cells are finished already" in lines
     assert times == [file.stat().st_mtime_ns for file in files]
     assert before == {c.seed: c.checkpoint_hash for c in load_compare(tmp_path).cells}
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent(tmp_path: pathlib.Path) -> None:
+    script = f"""
+import time, pathlib
+from compress.compare.pool import run_jobs
+from tests.compare.test_grid import _sleep
+if __name__ == "__main__":
+    list(run_jobs(_sleep, [({str(tmp_path / "pid")!r},)], workers=1,
+                  cache=pathlib.Path({str(tmp_path)!r})))
+"""
+    (tmp_path / "parent.py").write_text(script)
+    root = pathlib.Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    worker = int(_wait_for(tmp_path / "pid"))
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not pathlib.Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker goes on without its parent")
+
+
+def _sleep(path: str) -> None:
+    pathlib.Path(path).write_text(str(os.getpid()))
+    time.sleep(300)
+
+
+def _wait_for(path: pathlib.Path) -> str:
+    for _ in range(600):
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.1)
+    raise AssertionError("the worker did not start")

@@ -147,6 +147,8 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(
         path: path.read_bytes()
         for path in write_report(compare_dir).html.parent.iterdir()
     }
+    settings = json.loads((compare_dir / "compare.json").read_text())
+    (compare_dir / "compare.json").write_text(json.dumps(settings | {"name": "new"}))
     monkeypatch.setattr(pathlib.Path, "replace", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(compare_dir)
