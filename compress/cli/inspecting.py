@@ -29,12 +29,18 @@ def inspect_config(config: Config) -> str:
     transform = _whole_transform(config)
     plans = dict(transform.plan(sites)) if transform.plan else {}
 
-    def shipped(*arrays: Any) -> Any:
+    def shipped(*arrays: Any) -> tuple[list[Any], list[Any]]:
+        """What is shipped as int8, and everything else."""
         state = transforms.init(model.forward, transform, *arrays)
         end = state._replace(step=state.step + stage_starts(config)[-1])
-        return transforms.parameters(transform, arrays[0], end)
+        seen = transforms.parameters(transform, arrays[0], end)
+        _, leaves, _ = flatten_parameters(seen)
+        boxes = [leaf for leaf in leaves if isinstance(leaf, Quantized)]
+        rest = [leaf for leaf in leaves if not isinstance(leaf, Quantized)]
+        return [box.qvalue for box in boxes], [*rest, *(box.scale for box in boxes)]
 
-    _, packed, _ = flatten_parameters(jax.eval_shape(shipped, *arrays))
+    integers, others = jax.eval_shape(shipped, *arrays)
+    shipped_bytes = sum(x.size for x in integers) + _bytes(others)
     return "\n".join(
         [
             f"{config.name}: {config.task}, {stage_starts(config)[-1]} steps",
@@ -42,7 +48,7 @@ def inspect_config(config: Config) -> str:
             "",
             sites.table(plans),
             "",
-            *_predictions(config, sites, jax.tree.leaves(model.params), packed),
+            *_predictions(config, sites, jax.tree.leaves(model.params), shipped_bytes),
         ]
     )
 
@@ -76,12 +82,10 @@ def _settings(setting: Any) -> str:
 
 
 def _predictions(
-    config: Config, sites: Sites, params: list[Any], packed: list[Any]
+    config: Config, sites: Sites, params: list[Any], shipped: int
 ) -> list[str]:
     """Sizes of the parameters, of what is shipped, and of what training holds."""
-    parameters = sum(leaf.size for leaf in params)
-    float_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in params)
-    shipped = sum(_packed_bytes(leaf) for leaf in packed)
+    parameters, float_bytes = sum(leaf.size for leaf in params), _bytes(params)
     moments = 1 if config.optimizer.name == "sgd" else 2
     return [
         f"parameters: {parameters:,}, {float_bytes:,} bytes",
@@ -93,11 +97,8 @@ def _predictions(
     ]
 
 
-def _packed_bytes(leaf: Any) -> int:
-    """One byte per int8 weight, beside its scales."""
-    if isinstance(leaf, Quantized):
-        return leaf.qvalue.size + leaf.scale.size * leaf.scale.dtype.itemsize
-    return leaf.size * leaf.dtype.itemsize
+def _bytes(leaves: list[Any]) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def inspect_artifact(path: pathlib.Path) -> str:

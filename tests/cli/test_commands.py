@@ -257,7 +257,7 @@ def test_inspect_shows_what_an_artifact_holds(run: Any, artifact: pathlib.Path) 
         "180 parameters",
         "first/kernel",
         "int8",
-        "on 10 items",
+        "on 11 items",
     ):
         assert words in out, words
     (first,) = (line for line in out.splitlines() if line.startswith("first/kernel"))
