@@ -47,8 +47,8 @@ def build_chunk(
 def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
     """XLA:CPU leaves the gradients of convolutions inside loops in slow layouts.
 
-    Measured on jax 0.10.2, two cores: a step of a three-layer CNN takes 4.7 ms alone
-    and 87 ms in a scan (experiments/bench/loops.py).
+    A step of a three-layer CNN takes about eight times longer in a scan than alone
+    (experiments/bench/RESULTS.md).
     """
     if jax.default_backend() != "cpu":
         return False
