@@ -1,6 +1,8 @@
 # make demo: the main job.  make test: everything that must hold.  Needs Python >= 3.11.
 PYTHON ?= python3
 VENV ?= .venv
+# pyenv's own commands work only for the version that is switched on.
+NEWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) python3.12)
 UV := $(shell command -v uv 2>/dev/null)
 RUN := $(VENV)/bin/python -m
 
@@ -50,7 +52,7 @@ test: check
 	$(RUN) pytest
 
 test-newest:
-	$(MAKE) VENV=.venv-newest PYTHON=python3.12 .venv-newest/.test
+	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.test
 	.venv-newest/bin/python -m pytest
 
 bench: $(VENV)/.test

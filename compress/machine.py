@@ -45,6 +45,7 @@ def _cpu_model() -> str:
 
 
 def num_usable_cpus() -> int | None:
+    """Cores this process may run on; None if the system does not tell."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()

@@ -12,7 +12,7 @@
 Examples:
   jax-compress inspect configs/digits.yaml --row P+Q+D
   jax-compress run configs/digits.yaml --row P+Q --set stages[1].prune.sparsity=0.9
-  jax-compress compare configs/digits.yaml --fast --workdir /tmp/try
+  jax-compress compare configs/digits.yaml --fast --workdir runs/try
   jax-compress predict runs/digits/P+Q-seed0/artifact images.npy
 
 Results go to --workdir, by default runs/<name of the config>. An interrupted `run`

@@ -87,6 +87,7 @@ def _check_post_training(config: Config, task: Task, model: Model) -> None:
 
 
 def check_data(config: Config, task: Task) -> None:
+    """Refuses data with too few examples for a batch, or that are not finite."""
     examples = len(next(iter(task.train.values())))
     if config.batch_size > examples:
         raise TaskError(
