@@ -95,8 +95,8 @@ def _run(reference: str, user_code: Callable[[], Any]) -> Any:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename}:{last.lineno}: {type(error).__name__}: "
-        message = f"task {reference!r}: {where}{error}."
-        if isinstance(error, ImportError):
+        message = f"task {reference!r}: {where}{error}"
+        if isinstance(error, ModuleNotFoundError):
             message = (
                 f"task {reference!r}: {error}. Searched from {os.getcwd()}; run from "
                 "the directory that holds the package, or install it."
