@@ -109,7 +109,7 @@ def export(
     Lowering(lowering)  # refuses an unknown mode
     check_batches(batches, static_batch)
     batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
-    model = _shipped(forward, params, transform, state, model_state, batches[0])
+    model = shipped_model(forward, params, transform, state, model_state, batches[0])
     trained = model.trained()
     with new_artifact(final) as partial:
         content = _write(partial, model, batches[0], platforms, static_batch, lowering)
@@ -125,7 +125,7 @@ def export(
     return artifacts.load(final)
 
 
-def _shipped(
+def shipped_model(
     forward: Callable[..., Any],
     params: PyTree,
     transform: Transform | None,

@@ -11,8 +11,8 @@ import numpy as np
 from compress.annotations import Array, PyTree
 from compress.sites import Sites
 
-# Of the second-level caches of today's CPUs; 10 to 15 % of an encoder and of ResNet-8
-# at batch 16 and 32, whatever the exact number (`experiments/bench/lowering.py`).
+# Of the second-level caches of today's CPUs. Chunks of 2 to 8 took ResNet-8 at batch 32
+# from 5.3 to 4.5 ms, and an encoder at 16 to 0.86x, whatever the exact number.
 _CACHE_BYTES = 2**20
 # With more items in a chunk, each is so small that the whole batch fits anyway.
 _LARGEST_CHUNK = 16

@@ -30,5 +30,4 @@ from compress.interpret.provenance import find_contractions as find_contractions
 from compress.interpret.sources import Computed as Computed
 from compress.interpret.sources import Constant as Constant
 from compress.interpret.sources import Origin as Origin
-from compress.interpret.split import Split as Split
 from compress.interpret.split import split as split

@@ -11,28 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import PyTree
-from compress.export.build import check_batches
+from compress.export.build import check_batches, shipped_model
 from compress.export.manifest import ArtifactError
 from compress.export.onnx.emitter import as_plain
 from compress.export.onnx.finish import fold_channels, give_weights, onnx_model
 from compress.export.onnx.graph import Graph
 from compress.export.onnx.tensor import Tensor, plain_tensor
 from compress.export.onnx.walk import Walk, emitted
-from compress.export.pack import Packed, pack, site_schemes
+from compress.export.pack import Packed, site_schemes
 from compress.export.program import any_batch, with_batch
-from compress.export.verify import check_ranges, verify
+from compress.export.verify import verify
 from compress.files import write_bytes
 from compress.interpret import trace
 from compress.sites import find_sites, find_sites_in, flat_paths, flatten_parameters
-from compress.transform import (
-    State,
-    Transform,
-    apply,
-    chain,
-    check,
-    check_finite,
-    init,
-)
+from compress.transform import State, Transform
 
 # Items the file is run on before it is written: onnx's own evaluator is slow.
 _ITEMS = 8
@@ -90,19 +82,14 @@ def export_onnx(
     batches = [b if isinstance(b, tuple) else (b,) for b in batches]
     check_batches(batches, static_batch=1)
     batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
-    first = () if model_state is None else (model_state,)
-    check_finite(params)
-    if transform is None or state is None:
-        transform = chain()
-        state = init(forward, transform, params, *first, *batches[0])
-    check(transform, params, state)
-    check_ranges(transform, state)
-    packed = pack(transform, params, state, model_state)
-    model = build_model(forward, params, transform, state, packed, batches[0])
-    trained = jax.jit(apply(forward, transform))
+    shipped = shipped_model(forward, params, transform, state, model_state, batches[0])
+    model = build_model(
+        forward, params, shipped.transform, shipped.state, shipped.packed, batches[0]
+    )
+    trained = shipped.trained()
     verify(
         _evaluator(model),
-        lambda *x: list(jax.tree.leaves(trained(params, state, *first, *x))),
+        lambda *x: list(jax.tree.leaves(trained(*x))),
         [tuple(x[:_ITEMS] for x in batches[0])],
         static_batch=1,
         tolerance=tolerance,

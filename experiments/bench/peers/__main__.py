@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
     settings = _settings()
     contenders = _chosen()
     unfinished = settings.folder / "unfinished.json"
+    if _RESUME.value and not unfinished.is_file():
+        raise app.UsageError(f"--resume: {unfinished} is not there. Leave it out.")
     rows = json.loads(unfinished.read_text()) if _RESUME.value else []
     done = {(row["work"], row["batch"], row["threads"]) for row in rows}
     for threads in _THREADS.value:
