@@ -36,7 +36,6 @@ from compress.interpret.provenance import CONTRACTIONS
 
 RULES = {**moves.RULES, **sums.RULES}
 _KEEPS_NUMBER = (
-    primitives.broadcast_in_dim_p,
     primitives.convert_element_type_p,
     primitives.copy_p,
     primitives.reshape_p,
@@ -105,7 +104,9 @@ class Axes:
     def _visit(
         self, equation: Equation, operands: list[Value], here: Here
     ) -> list[Value]:
-        if all(value.constant for value in operands):
+        # What a constant is spread to may have any size.
+        spread = equation.primitive is primitives.broadcast_in_dim_p
+        if all(value.constant for value in operands) and not spread:
             return _constants(equation, operands, len(here.scans))
         if equation.primitive is not shard_map_p and (inner := bodies(equation)):
             return self._nested(equation, inner, operands, here)
@@ -219,7 +220,7 @@ class Axes:
     def _scan(
         self, equation: Equation, body: Body, operands: list[Value], here: Here
     ) -> list[Value]:
-        """What is carried keeps its axes; inputs lose the first one, results gain it."""
+        """Inputs lose their first axis, results gain it; what is carried keeps its."""
         where, length = source_line(equation), atom(body.repeats)
         inside = Here(
             (*here.location, 0),
