@@ -68,7 +68,8 @@ def choose_units(
       scores: By group name, the importance of each unit; from `unit_scores`.
       budget: Of `parameters`, `macs`, `bops` or `latency`, the fraction to be left.
         Met with less than one step of `round_to` units to spare.
-      normalize: `mean`, `none` or `isomorphic`: how groups become comparable.
+      normalize: `mean`, `none` or `isomorphic`: how groups become comparable. But for
+        `none`, an average unit is then worth the cost that it saves in the whole model.
       round_to: Widths are multiples of this. A group that loses nothing keeps its
         size; one no larger than `round_to` loses nothing.
       min_units: Every group keeps at least as many.
@@ -144,6 +145,8 @@ class _Ranking:
         kept = {g.name: _mask(g, alive) for g in problem.scored}
         known = {g.name: _checked(g, scores) for g in problem.scored}
         comparable = normalise(known, kept, problem.scored, settings.normalize, np)
+        worth = problem.worth(settings)
+        comparable = {name: worth[name] * x for name, x in comparable.items()}
         self.order: dict[str, np.ndarray] = {}
         self.losses: list[np.ndarray] = []
         self.removed = np.zeros(len(problem.scored))

@@ -65,6 +65,8 @@ def select(
       num_layers: How many layers are dropped now, in all.
     """
     comparable = normalise(scores, alive, problem.scored, settings.normalize, jnp)
+    worth = problem.worth(settings)
+    comparable = {name: worth[name] * x for name, x in comparable.items()}
     kept = {
         depth.name: _fewer(comparable[depth.name], alive[depth.name], num_layers)
         for depth in problem.depths

@@ -58,6 +58,22 @@ class Problem(NamedTuple):
     drop_layers: int
     cost: Polynomial
 
+    def worth(self, settings: "Settings") -> dict[str, float]:
+        """What scores are multiplied with, by group, to be importance per saved cost.
+
+        Scores that were made comparable say how a unit stands among its like: an
+        average unit is then worth the cost that it saves in the whole model. Otherwise
+        wide layers, whose units save most, would go first whatever their scores.
+        """
+        if settings.normalize == "none":
+            return {group.name: 1.0 for group in self.scored}
+        whole = np.zeros(len(self.scored))
+        found = {}
+        for one, group in zip(np.eye(len(self.scored)), self.scored, strict=True):
+            saved = self.cost.value(whole) - self.cost.value(one)
+            found[group.name] = float(saved) / self.cost.whole / (group.layers or 1)
+        return found
+
     @property
     def scored(self) -> tuple[Group, ...]:
         """Every group that loses something, in the order of the cost's variables."""

@@ -22,6 +22,7 @@ from tests.prune.structured.models import (
     INNER,
     LAYERS,
     STREAM,
+    WIDTH,
     conv_groups,
     mlp,
     mlp_groups,
@@ -121,7 +122,12 @@ def slow_greedy(
     groups: Groups, scores: Mapping[str, np.ndarray], target: float
 ) -> dict[str, int]:
     """The definition: always the step that loses least score per parameter saved."""
-    ordered = {name: np.sort(s / s.mean()) for name, s in scores.items()}
+    # An average unit is worth what it saves in the whole model.
+    worth = {
+        g.name: groups.parameters() - groups.parameters({g.name: g.size - 1})
+        for g in groups.free
+    }
+    ordered = {n: np.sort(worth[n] * s / s.mean()) for n, s in scores.items()}
     sizes = {g.name: g.size for g in groups.free}
     whole = {g.name: g.size for g in groups.free}
     while groups.parameters(sizes) > target * groups.parameters():
@@ -147,6 +153,21 @@ def test_the_lazy_queue_is_the_greedy_choice(seed: int) -> None:
     for name, kept in choice.keep.items():
         gone = np.setdiff1d(np.arange(len(scores[name])), kept)
         assert scores[name][gone].max() <= scores[name][kept].min()
+
+
+def test_a_unit_that_saves_much_is_no_less_worth_for_that() -> None:
+    # Scores alike in each group: both lose alike, though a unit of the stream saves
+    # more than two and a half times as much.
+    groups = stack_groups()
+    equal = {
+        STREAM: np.linspace(0.5, 1.5, WIDTH),
+        INNER: np.tile(np.linspace(0.5, 1.5, HIDDEN), (LAYERS, 1)),
+    }
+    choice = prune.choose_units(
+        groups, equal, budget={"macs": 0.5}, round_to=1, exclude=DEPTH
+    )
+    left = [choice.sizes[STREAM] / WIDTH, choice.sizes[INNER] / HIDDEN]
+    assert abs(left[0] - left[1]) <= 1 / WIDTH
 
 
 def test_uniform_takes_the_same_fraction_of_each_group() -> None:
