@@ -2,4 +2,4 @@
 
 from compress.prune.magnitude import MagnitudeState as MagnitudeState
 from compress.prune.magnitude import magnitude as magnitude
-from compress.prune.masks import keep_largest as keep_largest
+from compress.prune.select import keep_largest as keep_largest
