@@ -26,7 +26,7 @@ Count = Callable[[Array], tuple[Array, list[Array]]]
 # Reading the scores still costs more than comparing them with this many.
 _POINTS = 7
 # Ranks in the sample to begin with, in standard deviations of the target's own.
-_DEVIATIONS = np.float32([-4.0, -1.5, -0.5, 0.0, 0.5, 1.5, 4.0])
+_DEVIATIONS = np.array([-4.0, -1.5, -0.5, 0.0, 0.5, 1.5, 4.0], np.float32)
 _SAMPLE = 2**16
 # Half the sample's size in scores that are read anyway.
 _SAMPLED_FROM = 4 * _SAMPLE
@@ -151,8 +151,8 @@ def _interpolate(keys: Array, below: Array, target: Array) -> Array:
     inside = jnp.maximum(below[1] - below[0], 1).astype(jnp.float32)
     likely = size * ((target - below[0]).astype(jnp.float32) + 0.5) / inside
     step = jnp.maximum(1.0, 0.375 * size / jnp.sqrt(inside))
-    near = likely + step * np.float32([-1.5, -0.5, 0.5, 1.5])
-    even = size * np.float32([0.0, 1 / 3, 2 / 3])  # 0 becomes 1 below
+    near = likely + step * np.array([-1.5, -0.5, 0.5, 1.5], np.float32)
+    even = size * np.array([0.0, 1 / 3, 2 / 3], np.float32)  # 0 becomes 1 below
     # Below 2**32, where a float32 has steps of 256.
     offsets = jnp.clip(jnp.concatenate([near, even]), 1.0, np.float32(2**32 - 256))
     all_inside = jnp.arange(1, _POINTS + 1, dtype=jnp.uint32)
@@ -218,7 +218,9 @@ def _count_keys(
     for keys in map(_keys, views):
         below = [(keys < limit).astype(jnp.int32) for limit in limits]
         rows.append(jnp.stack(_sums_of_last_axis(below)))
-    counts = sum(jnp.sum(of, axis=tuple(range(1, of.ndim))) for of in rows)
+    counts = jnp.stack([jnp.sum(of, tuple(range(1, of.ndim))) for of in rows]).sum(
+        axis=0
+    )
     return _over_devices(counts, axis_name), rows
 
 
