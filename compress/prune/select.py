@@ -37,6 +37,9 @@ _LOWEST = np.int32(-(2**31))
 _LAST = np.uint32(2**32 - 2)
 # A row of a flat array: its counts are found in parallel, and it fits in the cache.
 _ROW = 8192
+# Arrays of fewer scores are put together first.
+_SMALL = 2**18
+_FILLED = 256
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")
@@ -64,18 +67,53 @@ def keep_largest(
       ValueError: If there are 2**31 scores or more: they are counted in int32.
     """
     leaves, structure = jax.tree.flatten(scores)
-    views = [_rows_of(jax.lax.stop_gradient(leaf)) for leaf in leaves]
+    runs = [[leaf] for leaf in leaves] if axis_name else _runs(leaves)
+    arrays = [_joined(run) for run in runs]
+    masks = _kept(arrays, jnp.asarray(num_pruned, jnp.int32), axis_name)
+    parts = [part for run, mask in zip(runs, masks) for part in _parted(run, mask)]
+    return jax.tree.unflatten(structure, parts)
+
+
+def _kept(arrays: list[Array], target: Array, axis_name: AxisName) -> list[Array]:
+    views = [_rows_of(jax.lax.stop_gradient(array)) for array in arrays]
     total = sum(view.size for view in views) * _num_devices(axis_name)
-    _check(leaves, total, axis_name)
-    target = jnp.asarray(num_pruned, jnp.int32)
+    _check(arrays, total, axis_name)
     found = _threshold(views, target, total, axis_name)
     ties = [high - low for low, high in found.rows]
     budget = _own_share(target - found.below[0], ties, axis_name)
     key = _signed(found.keys[0])
     ends = _ends(views, key, ties, budget)
     masks = [_mask(view, key, end) for view, end in zip(views, ends)]
-    masks = [mask.reshape(leaf.shape) for mask, leaf in zip(masks, leaves)]
-    return jax.tree.unflatten(structure, masks)
+    return [mask.reshape(x.shape) for mask, x in zip(masks, arrays)]
+
+
+def _runs(leaves: list[Array]) -> list[list[Array]]:
+    """Small neighbours together: every array adds to the time of compilation."""
+    runs: list[list[Array]] = []
+    for leaf in leaves:
+        small = leaf.size < _SMALL
+        if small and runs and runs[-1][-1].size < _SMALL:
+            runs[-1].append(leaf)
+        else:
+            runs.append([leaf])
+    return runs
+
+
+def _joined(run: list[Array]) -> Array:
+    """One after the other, in whole rows: what fills the last one is never pruned."""
+    if len(run) == 1:
+        return run[0]
+    _check(run, 0, None)
+    flat = jnp.concatenate([leaf.ravel().astype(jnp.float32) for leaf in run])
+    return jnp.pad(flat, (0, -flat.size % _FILLED), constant_values=np.nan)
+
+
+def _parted(run: list[Array], mask: Array) -> list[Array]:
+    if len(run) == 1:
+        return [mask]
+    ends = np.cumsum([leaf.size for leaf in run])
+    parts = jnp.split(mask[: ends[-1]], ends[:-1])
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, run)]
 
 
 @jax.jit
