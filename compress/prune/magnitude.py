@@ -17,7 +17,7 @@ import numpy as np
 
 from compress.annotations import Array, Bool, Float, PyTree
 from compress.interpret import Quantized
-from compress.prune.masks import keep_largest, keep_largest_per_row
+from compress.prune.select import keep_largest, keep_largest_per_row
 from compress.sites import (
     Site,
     Sites,
@@ -139,7 +139,8 @@ def _shrink(
     }
     count = partial(_count, settings.ramps, step)
     if settings.scope == "global":
-        kept = _keep_global(scores, count)
+        total = sum(score.size for score in scores.values())
+        kept = keep_largest(scores, count(total))
     else:
         rows = dict(state.rows.by_path)
         kept = {p: _keep_rows(score, rows[p], count) for p, score in scores.items()}
@@ -242,17 +243,6 @@ def _is_due(ramps: tuple[Ramp, ...], step: Array, every: int) -> Array:
         for r in ramps
     ]
     return jnp.any(jnp.stack(due))
-
-
-def _keep_global(scores: Mapping[str, Array], count: Any) -> dict[str, Array]:
-    flat = jnp.concatenate([score.ravel() for score in scores.values()])
-    mask = keep_largest(flat, count(flat.size))
-    splits = np.cumsum([score.size for score in scores.values()])[:-1]
-    parts = jnp.split(mask, splits)
-    return {
-        path: part.reshape(score.shape)
-        for part, (path, score) in zip(parts, scores.items())
-    }
 
 
 def _keep_rows(score: Array, rows: int, count: Any) -> Array:
