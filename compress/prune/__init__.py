@@ -1,9 +1,8 @@
 """Pruning: which weights are kept."""
 
-from compress.prune.connections import ConnectionsState as ConnectionsState
 from compress.prune.connections import connections as connections
-from compress.prune.connections import fixed as fixed
 from compress.prune.connections import magnitude as magnitude
+from compress.prune.fixed import fixed as fixed
 from compress.prune.masking import apply_masks as apply_masks
 from compress.prune.masks import keep_largest as keep_largest
 from compress.prune.patterns import Pattern as Pattern
@@ -18,6 +17,7 @@ from compress.prune.scores import magnitude_score as magnitude_score
 from compress.prune.scores import movement_score as movement_score
 from compress.prune.scores import random_score as random_score
 from compress.prune.scores import saliency_score as saliency_score
+from compress.prune.state import ConnectionsState as ConnectionsState
 from compress.prune.when import When as When
 from compress.prune.when import cyclic as cyclic
 from compress.prune.when import gradual as gradual
