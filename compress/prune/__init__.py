@@ -1,4 +1,4 @@
-"""Pruning: which weights are kept."""
+"""Pruning: which weights and units are kept."""
 
 from compress.prune.connections import connections as connections
 from compress.prune.connections import magnitude as magnitude
@@ -21,6 +21,17 @@ from compress.prune.shrink import Shrunk as Shrunk
 from compress.prune.shrink import mask_units as mask_units
 from compress.prune.shrink import shrink as shrink
 from compress.prune.state import ConnectionsState as ConnectionsState
+from compress.prune.structured import Choice as Choice
+from compress.prune.structured import StructuredState as StructuredState
+from compress.prune.structured import UnitScores as UnitScores
+from compress.prune.structured import bops_of as bops_of
+from compress.prune.structured import choose_units as choose_units
+from compress.prune.structured import keep_from_json as keep_from_json
+from compress.prune.structured import keep_to_json as keep_to_json
+from compress.prune.structured import kept_units as kept_units
+from compress.prune.structured import sizes_of as sizes_of
+from compress.prune.structured import structured as structured
+from compress.prune.structured import unit_scores as unit_scores
 from compress.prune.when import When as When
 from compress.prune.when import cyclic as cyclic
 from compress.prune.when import gradual as gradual
