@@ -1,11 +1,29 @@
-"""Pruning: which weights are kept."""
+"""Pruning: which weights and units are kept."""
 
-from compress.prune.magnitude import MagnitudeState as MagnitudeState
-from compress.prune.magnitude import magnitude as magnitude
-from compress.prune.masks import keep_largest as keep_largest
+from compress.prune.connections import connections as connections
+from compress.prune.connections import magnitude as magnitude
+from compress.prune.fixed import fixed as fixed
+from compress.prune.masking import apply_masks as apply_masks
+from compress.prune.one_shot import Pruned as Pruned
+from compress.prune.one_shot import Record as Record
+from compress.prune.one_shot import one_shot as one_shot
+from compress.prune.patterns import Pattern as Pattern
+from compress.prune.patterns import block as block
+from compress.prune.patterns import channel as channel
+from compress.prune.patterns import n_m as n_m
+from compress.prune.patterns import row as row
+from compress.prune.patterns import unstructured as unstructured
+from compress.prune.scopes import Scope as Scope
+from compress.prune.scores import Score as Score
+from compress.prune.scores import magnitude_score as magnitude_score
+from compress.prune.scores import movement_score as movement_score
+from compress.prune.scores import random_score as random_score
+from compress.prune.scores import saliency_score as saliency_score
+from compress.prune.select import keep_largest as keep_largest
 from compress.prune.shrink import Shrunk as Shrunk
 from compress.prune.shrink import mask_units as mask_units
 from compress.prune.shrink import shrink as shrink
+from compress.prune.state import ConnectionsState as ConnectionsState
 from compress.prune.structured import Choice as Choice
 from compress.prune.structured import StructuredState as StructuredState
 from compress.prune.structured import UnitScores as UnitScores
@@ -17,3 +35,10 @@ from compress.prune.structured import kept_units as kept_units
 from compress.prune.structured import sizes_of as sizes_of
 from compress.prune.structured import structured as structured
 from compress.prune.structured import unit_scores as unit_scores
+from compress.prune.when import When as When
+from compress.prune.when import cyclic as cyclic
+from compress.prune.when import gradual as gradual
+from compress.prune.when import periodic as periodic
+from compress.prune.when import rigl as rigl
+from compress.prune.when import sparse_evolution as sparse_evolution
+from compress.prune.when import straight_through as straight_through

@@ -189,7 +189,7 @@ class LinenTransformer(linen.Module):
 
 
 def linen_transformer() -> Case:
-    """Heads, query-key width, value width and hidden units of each block; the stream."""
+    """Heads, query-key and value widths, hidden units of each block; the stream."""
     x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 5, 4)), jnp.float32)
     module = LinenTransformer()
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)

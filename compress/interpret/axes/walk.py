@@ -52,11 +52,13 @@ class Here:
       location: Of the equation, or of the body around it.
       scans: Locations of the scans around it, outermost first.
       repeats: How often each of them runs its body, as an axis.
+      line: The user's; inside a function of JAX that of its call.
     """
 
     location: Location = ()
     scans: tuple[Location, ...] = ()
     repeats: tuple[Node, ...] = ()
+    line: str = ""
 
 
 @dataclasses.dataclass
@@ -96,7 +98,9 @@ class Axes:
             return _literal(operand, depth) if is_literal(operand) else known[operand]
 
         for index, equation in enumerate(jaxpr.eqns):
-            at = dataclasses.replace(here, location=(*here.location, index))
+            line = source_line(equation) or here.line
+            location = (*here.location, index)
+            at = dataclasses.replace(here, location=location, line=line)
             operands = [read(operand) for operand in equation.invars]
             known.update(zip(equation.outvars, self._visit(equation, operands, at)))
         return [read(operand) for operand in jaxpr.outvars]
@@ -129,7 +133,7 @@ class Axes:
     def _apply(
         self, equation: Equation, operands: list[Value], here: Here
     ) -> list[Value]:
-        where = source_line(equation)
+        where = here.line
         if equation.primitive in ELEMENTWISE:
             results = [elementwise(equation, operands, where)]
         elif equation.primitive in RULES:
@@ -194,7 +198,7 @@ class Axes:
         here: Here,
     ) -> list[Value]:
         """cond and while: the results of all bodies, and what is carried, are one."""
-        where = source_line(equation)
+        where = here.line
         carried = [
             _outside(operands[i]) for i, how in inner[-1].feeds if how is CARRIED
         ]
@@ -221,11 +225,12 @@ class Axes:
         self, equation: Equation, body: Body, operands: list[Value], here: Here
     ) -> list[Value]:
         """Inputs lose their first axis, results gain it; what is carried keeps its."""
-        where, length = source_line(equation), atom(body.repeats)
+        where, length = here.line, atom(body.repeats)
         inside = Here(
             (*here.location, 0),
             (*here.scans, here.location),
             (*here.repeats, length),
+            here.line,
         )
         feeds = [(operands[i], how) for i, how in body.feeds]
         for value, how in feeds:
