@@ -29,7 +29,6 @@ from experiments.pruning_lm_table import write_table
 from experiments.tasks import shakespeare
 
 RESULT = pathlib.Path(__file__).parent / "results/pruning_lm.json"
-_SITES = "blocks/**"  # the head stays dense, as in the papers
 _PATTERNS: dict[str, dict[str, Any]] = {
     "50 %": {"sparsity": 0.5},
     "2:4": {"pattern": "2:4"},
@@ -59,6 +58,7 @@ class Study(NamedTuple):
       patterns: Which of the patterns.
       scores: Which of the scores.
       rounded: To which integers.
+      sites: What is pruned; the head stays dense, as in the papers.
     """
 
     steps: int = 1500
@@ -68,6 +68,7 @@ class Study(NamedTuple):
     patterns: tuple[str, ...] = tuple(_PATTERNS)
     scores: tuple[str, ...] = tuple(_SCORES)
     rounded: tuple[str, ...] = ("int8", "int4")
+    sites: str = "blocks/**"
 
 
 FAST = Study(
@@ -78,6 +79,7 @@ FAST = Study(
     patterns=("50 %",),
     scores=("magnitude",),
     rounded=("int4",),
+    sites="blocks/out/*",
 )
 
 
@@ -175,7 +177,7 @@ def judge_of(study: Study, task: compress.Task, model: compress.Model) -> Judge:
         return task.loss(forward(params, batch["x"]), batch)
 
     for name in study.rounded:
-        transform = rounding_of(name)
+        transform = rounding_of(study, name)
         inputs = batches[0]["x"]
         state = compress.init(forward, transform, model.params, inputs)
         applied = compress.apply(forward, transform)
@@ -187,9 +189,9 @@ def judge_of(study: Study, task: compress.Task, model: compress.Model) -> Judge:
     return Judge(jax.jit(loss), rounded, batches)
 
 
-def rounding_of(name: str) -> compress.Transform:
+def rounding_of(study: Study, name: str) -> compress.Transform:
     """Weights in integers, activations in float."""
-    return quantize.fake_quant(weights=name, activations=None, sites=_SITES)
+    return quantize.fake_quant(weights=name, activations=None, sites=study.sites)
 
 
 def calibration_of(study: Study, task: compress.Task) -> list[Any]:
@@ -205,10 +207,10 @@ def losses_of(
     """The loss of every variant, by pattern and method."""
     judge, batches = judge_of(study, task, model), calibration_of(study, task)
     forward, params = model.predictor(), model.params
-    pruned = partial(prune.one_shot, forward, params, batches, sites=_SITES)
+    pruned = partial(prune.one_shot, forward, params, batches, sites=study.sites)
     found = {"dense": {"float32": judge.loss(params)}}
     for name in study.rounded:
-        grid = rounding_of(name)
+        grid = rounding_of(study, name)
         found["dense"][f"{name}, rounded"] = judge.loss(params, name)
         with_rounding = pruned(sparsity=0.0, quantize=grid).params
         found["dense"][f"{name}, second-order"] = judge.loss(with_rounding, name)
@@ -223,7 +225,7 @@ def losses_of(
             for name in study.rounded if score in _THEN_ROUNDED else ():
                 row[f"{score}, then {name}"] = judge.loss(result, name)
         for name in study.rounded:
-            result = pruned(**where, quantize=rounding_of(name)).params
+            result = pruned(**where, quantize=rounding_of(study, name)).params
             row[f"second-order with {name}"] = judge.loss(result, name)
         print(pattern, {k: round(v, 3) for k, v in row.items()}, flush=True)
     return found

@@ -56,6 +56,7 @@ def result(tmp_path_factory: Any) -> dict[str, Any]:
     return first
 
 
+@pytest.mark.slow
 def test_the_study_trains_and_prunes(result: Any) -> None:
     losses = result["losses"]["0"]
     assert losses["dense"]["float32"] < np.log(len(set(TEXT)))  # it learned something
@@ -66,6 +67,7 @@ def test_the_study_trains_and_prunes(result: Any) -> None:
     assert len(set(found)) == len(found) == 6
 
 
+@pytest.mark.slow
 def test_the_table_tells_means_spreads_and_who_wins(result: Any) -> None:
     one = {"magnitude": 2.0, "second-order": 1.9}
     other = {"magnitude": 2.4, "second-order": 2.1}
@@ -77,6 +79,7 @@ def test_the_table_tells_means_spreads_and_who_wins(result: Any) -> None:
     assert "XLA does not get faster" in text
 
 
+@pytest.mark.slow
 def test_seeds_of_the_same_study_are_kept(
     result: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
