@@ -18,15 +18,18 @@ from compress.files import write_json
 from compress.report import size_accounting
 from compress.schedule import post_training, stage_starts
 from compress.sites import find_sites
-from compress.task import Task, load_task
+from compress.task import Task, build_model, load_task
 from compress.train import (
     Evaluation,
     Trained,
+    boundaries_json,
+    calibration_batches,
     check_schedule,
     data_hash,
     evaluate,
     finished,
     hash_of,
+    surviving_units,
     teacher_of,
     train,
 )
@@ -147,19 +150,6 @@ def finished_result(
     return result
 
 
-def calibration_batches(
-    config: Config, task: Task, seed: int, count: int
-) -> list[tuple[np.ndarray, ...]]:
-    """Batches of training inputs, drawn at random."""
-    examples = len(next(iter(task.train.values())))
-    size = config.batch_size
-    order = np.random.default_rng(seed).permutation(examples)
-    starts = range(0, min(count, examples // size) * size, size)
-    rows = [order[start : start + size] for start in starts]
-    inputs = [np.asarray(x) for x in task.inputs_of(task.train)]
-    return [tuple(x[row] for x in inputs) for row in rows]
-
-
 def _final_transform(
     config: Config, task: Task, trained: Trained, seed: int
 ) -> tuple[Transform, State]:
@@ -216,7 +206,7 @@ def _ship(
         tolerance=config.export.tolerance,
         evaluate=measure,
         config=config.model_dump(mode="json"),
-        metadata={"seed": seed},
+        metadata={"seed": seed, "phases": boundaries_json(trained.boundaries)},
         overwrite=True,
     )
     served = measured["test"]
@@ -240,8 +230,23 @@ def _ship(
         "train_steps": stage_starts(config)[-1],
         "checkpoint_hash": hash_of(trained.state),
         "artifact": "artifact",
-        **describe_artifact(artifact),
+        "units": surviving_units(trained.boundaries),
+        **_described(config, task, trained, artifact),
     }
+
+
+def _described(
+    config: Config, task: Task, trained: Trained, artifact: Artifact
+) -> dict[str, Any]:
+    """What was shipped, and what the boundaries between phases had to say."""
+    whole = None
+    if any(boundary.keep for boundary in trained.boundaries):
+        model = build_model(task, config.task, config.model, jax.random.key(0))
+        arrays = jax.tree.leaves((model.params, model.model_state))
+        whole = sum(array.size for array in arrays)
+    described = describe_artifact(artifact, num_float_parameters=whole)
+    said = [line for boundary in trained.boundaries for line in boundary.records]
+    return {**described, "records": [*described["records"], *said]}
 
 
 def _inference(trained: Trained) -> Callable[..., Any]:
@@ -260,10 +265,17 @@ def _agreement(served: Evaluation, reference: Evaluation) -> float | None:
     return float(np.mean(served.decisions == reference.decisions))
 
 
-def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+def describe_artifact(
+    artifact: Artifact, num_float_parameters: int | None = None
+) -> dict[str, Any]:
     """What an artifact weighs and computes, in every accounting.
 
     A model's state counts among the arrays that are neither pruned nor quantized.
+
+    Args:
+      artifact: What was shipped.
+      num_float_parameters: Of the network before units were removed; None if none
+        were.
     """
     manifest = artifact.manifest
     sites = manifest["sites"]
@@ -280,6 +292,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         scales={name: artifact.weights[name] for name in scale_names},
         others=others,
         file_bytes=manifest["files"]["weights.safetensors"]["bytes"],
+        num_float_parameters=num_float_parameters,
     )
     programs = program_files(manifest)
     skipped = [f"{s['name']}: {s['reason']}" for s in sites if s["reason"]]
@@ -295,7 +308,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
 def _techniques(config: Config) -> list[str]:
     used = [
         name
-        for name in ("prune", "distill", "quantize")
+        for name in ("prune", "shrink", "distill", "quantize")
         if any(getattr(stage, name) is not None for stage in config.stages)
     ]
     return [*used, *(["ptq"] if config.export.quantize is not None else [])]

@@ -24,8 +24,15 @@ class Block(Model):
     """Weights that go or stay together."""
 
     block: Many[Annotated[int, Field(ge=1)]] = Field(
-        min_length=1, description="Size of a block on the last axes of a weight."
+        min_length=2,
+        max_length=2,
+        description="Rows and columns of a block in the matrix [output, contracting].",
     )
+
+
+def is_uniform(prune: Prune) -> bool:
+    """Whether a setting makes the same sparsity in every site, whatever its scope."""
+    return n_m(prune.pattern) is not None or prune.score in FROM_INPUTS
 
 
 def n_m(pattern: Any) -> tuple[int, int] | None:
@@ -39,10 +46,10 @@ def _as_pattern(value: Any) -> Any:
         return value
     if isinstance(value, dict) and set(value) == {"block"}:
         sizes = value["block"]
-        whole = isinstance(sizes, (list, tuple)) and sizes
+        whole = isinstance(sizes, (list, tuple)) and len(sizes) == 2
         if whole and all(type(size) is int and size >= 1 for size in sizes):
             return Block(block=tuple(sizes))
-        raise ValueError("write the sizes of a block as {block: [4, 4]}")
+        raise ValueError("write rows and columns of a block as {block: [4, 4]}")
     if value in _NAMED or n_m(value):
         return value
     raise ValueError(
@@ -52,6 +59,8 @@ def _as_pattern(value: Any) -> Any:
 
 
 def _as_scope(value: Any) -> Any:
+    if value is None:
+        return None
     if isinstance(value, str) and value in SHARES:
         return value
     if isinstance(value, Mapping) and value:
@@ -75,11 +84,12 @@ Pattern = Annotated[
     ),
 ]
 Scope = Annotated[
-    str | Mapping[str, float],
+    str | Mapping[str, float] | None,
     PlainValidator(
         _as_scope,
         json_schema_input_type=Literal["global", "normalized", "uniform", "erk"]
-        | dict[str, Annotated[float, Field(ge=0, lt=1)]],
+        | dict[str, Annotated[float, Field(ge=0, lt=1)]]
+        | None,
     ),
 ]
 
@@ -91,8 +101,8 @@ class Prune(Sites):
         default=None,
         ge=0,
         lt=1,
-        description="Fraction of zeros to reach. An N:M pattern and a scope by pattern "
-        "say it themselves.",
+        description="Fraction of zeros to reach. An N:M pattern says it itself; with a "
+        "scope by pattern it is that of the other sites, by default 0.",
     )
     score: Literal[
         "magnitude", "saliency", "movement", "random", "wanda", "second_order"
@@ -108,10 +118,11 @@ class Prune(Sites):
         "(of the contracting axis).",
     )
     scope: Scope = Field(
-        default="global",
+        default=None,
         description="How the zeros are shared out: ranked over all sites (global), "
         "likewise relative to each site (normalized), the same in each (uniform), "
-        "more in larger ones (erk), or a sparsity by pattern.",
+        "more in larger ones (erk), or a sparsity by pattern. Default global; uniform "
+        "for an N:M pattern, wanda and second_order, which know no other.",
     )
     schedule: Literal[
         "one_shot",
@@ -123,7 +134,12 @@ class Prune(Sites):
         "set",
         "rigl",
     ] = Field(default="cubic", description="How sparsity goes to its target.")
-    every: int = Field(default=10, ge=1, description="Steps between mask updates.")
+    every: int = Field(
+        default=10,
+        ge=1,
+        description="Steps between mask updates; under cyclic, of a sparse and of a "
+        "dense phase.",
+    )
     until: float = Field(
         default=0.75,
         gt=0,
@@ -135,8 +151,11 @@ class Prune(Sites):
         default=0.3,
         gt=0,
         lt=1,
-        description="Fraction of the kept weights that set and rigl exchange at first; "
-        "falls to 0 with a cosine.",
+        description="Fraction of the kept weights that set and rigl exchange at an "
+        "update; under rigl it falls to 0.",
+    )
+    min_kept: int = Field(
+        default=1, ge=0, description="Units of the pattern that every layer keeps."
     )
     weights: Literal["int8", "int4"] | None = Field(
         default=None,
@@ -216,4 +235,9 @@ class Shrink(Model):
         gt=0,
         le=1,
         description="Fraction of the stage at which the budget is met.",
+    )
+    batches: int = Field(
+        default=8,
+        ge=1,
+        description="Batches of training data that units are scored on for a latency.",
     )

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from compress.config.errors import Problem, describe
 from compress.config.models import Config, Stage
 from compress.config.paths import KeyPath, path_text
-from compress.config.pruning import FROM_INPUTS, MONOTONE, Block, Prune, n_m
+from compress.config.pruning import FROM_INPUTS, MONOTONE, Block, Prune, is_uniform, n_m
 
 # What may differ between the stages that prune.
 _OVER_TIME = {"sparsity", "schedule", "until"}
 
 
-def _sparsity_is_said_once(config: Config) -> Iterator[Problem]:
+def _sparsity_is_said(config: Config) -> Iterator[Problem]:
     for path, prune in _pruning(config):
         if n_m(prune.pattern):
             yield from _n_m_problems(path, prune)
-        elif isinstance(prune.scope, str) and prune.sparsity is None:
+        elif not isinstance(prune.scope, Mapping) and prune.sparsity is None:
             field = Prune.model_fields["sparsity"].description or ""
-            yield Problem(
-                (*path, "sparsity"),
-                f"this key is missing; add it. {field.partition('. ')[0]}.",
-            )
-        elif not isinstance(prune.scope, str) and prune.sparsity is not None:
-            message = "scope gives a sparsity by pattern; remove this or that"
+            message = f"this key is missing; add it. {field.partition('. ')[0]}."
             yield Problem((*path, "sparsity"), message)
 
 
@@ -42,12 +37,19 @@ def _n_m_problems(path: KeyPath, prune: Prune) -> Iterator[Problem]:
             f"{1 - kept / of:g}; remove this, or choose another pattern"
         )
         yield Problem((*path, "sparsity"), message)
-    if prune.scope not in ("global", "uniform"):
-        message = (
-            f"pattern {prune.pattern!r} makes the same sparsity everywhere, so zeros "
-            "cannot be shared out otherwise; remove scope"
-        )
-        yield Problem((*path, "scope"), message)
+
+
+def _zeros_can_be_shared_out(config: Config) -> Iterator[Problem]:
+    for path, prune in _pruning(config):
+        if is_uniform(prune) and prune.scope not in (None, "uniform"):
+            what = f"score {prune.score}"
+            if n_m(prune.pattern):
+                what = f"pattern {prune.pattern!r}"
+            message = (
+                f"{what} makes the same sparsity everywhere, so zeros are not shared "
+                "out otherwise; remove scope"
+            )
+            yield Problem((*path, "scope"), message)
 
 
 def target_sparsity(prune: Prune) -> float | None:
@@ -109,12 +111,22 @@ def _scores_from_inputs_prune_once(config: Config) -> Iterator[Problem]:
                 "between two steps and prunes once; write schedule: one_shot"
             )
             yield Problem((*path, "schedule"), message)
+        if prune.score in FROM_INPUTS and not _is_plain(prune):
+            message = (
+                f"found {_shown(prune.pattern)}, but score {prune.score} knows single "
+                "weights and N:M only; write unstructured or '2:4'"
+            )
+            yield Problem((*path, "pattern"), message)
         if prune.weights is not None and prune.score != "second_order":
             message = (
                 f"found {prune.weights!r}, but only score second_order rounds while it "
                 "prunes; remove it, or use quantize or export.quantize"
             )
             yield Problem((*path, "weights"), message)
+
+
+def _is_plain(prune: Prune) -> bool:
+    return prune.pattern == "unstructured" or n_m(prune.pattern) is not None
 
 
 def _budgets_count_one_thing(config: Config) -> Iterator[Problem]:
@@ -149,7 +161,8 @@ def _units_are_removed_alone(config: Config) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
-    _sparsity_is_said_once,
+    _sparsity_is_said,
+    _zeros_can_be_shared_out,
     _sparsity_never_falls,
     _pruning_has_one_setting,
     _only_ramps_go_on_in_a_later_stage,
