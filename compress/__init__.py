@@ -16,8 +16,13 @@ from compress.export import export as export
 from compress.export import export_onnx as export_onnx
 from compress.export import load as load
 from compress.export import upgrade as upgrade
+from compress.prune import Shrunk as Shrunk
+from compress.prune import shrink as shrink
+from compress.sites import Group as Group
+from compress.sites import Groups as Groups
 from compress.sites import Site as Site
 from compress.sites import Sites as Sites
+from compress.sites import find_groups as find_groups
 from compress.sites import find_sites as find_sites
 from compress.task import Task as Task
 from compress.transform import ContractError as ContractError

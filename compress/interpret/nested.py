@@ -302,6 +302,11 @@ _RULES = {
 WHOLE = (primitives.custom_jvp_call_p, primitives.custom_vjp_call_p)
 
 
+def with_length(equation: Equation, length: int) -> Equation:
+    """A scan over fewer slices."""
+    return equation.replace(params={**equation.params, "length": length})
+
+
 def bodies(equation: Equation) -> list[Body]:
     """The programs inside an equation we can walk into; none for an ordinary one."""
     find = _BODIES.get(equation.primitive)

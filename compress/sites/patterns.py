@@ -37,7 +37,7 @@ def matching_sites(
       ValueError: If a pattern matches nothing, with the nearest names; or if nothing
         is left.
     """
-    patterns, exclude = _as_list(patterns), _as_list(exclude)
+    patterns, exclude = as_list(patterns), as_list(exclude)
     for pattern in [*patterns, *exclude]:
         if not any(_matches(pattern, site) for site in sites.weighted):
             raise ValueError(_no_match(pattern, sites, user))
@@ -55,7 +55,8 @@ def matching_sites(
     return chosen
 
 
-def _as_list(patterns: str | Sequence[str]) -> Sequence[str]:
+def as_list(patterns: str | Sequence[str]) -> Sequence[str]:
+    """One pattern or several, as several."""
     return [patterns] if isinstance(patterns, str) else patterns
 
 
@@ -67,10 +68,10 @@ def _matches(pattern: str, site: Site) -> bool:
         return _COMPARE[size[1]](site.weight_size, int(size[2]))
     # By path as well, so that `**/kernel` means every use of a weight, `kernel#1` too.
     names = (site.name, site.path or site.name)
-    return any(re.fullmatch(_glob(pattern), name) for name in names)
+    return any(re.fullmatch(glob(pattern), name) for name in names)
 
 
-def _glob(pattern: str) -> str:
+def glob(pattern: str) -> str:
     """A glob as a regular expression; `**/` also matches no part at all."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -79,10 +80,15 @@ def _glob(pattern: str) -> str:
 
 def _no_match(pattern: str, sites: Sites, user: str) -> str:
     names = [site.name for site in sites.weighted]
-    nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
     skipped = [f"{s.name} ({s.reason})" for s in sites if s.reason is not None]
     return (
         f'{user}: sites="{pattern}" matches none of {len(names)} sites. '
-        f"The nearest: {', '.join(nearest) or 'there are none'}."
+        f"The nearest: {nearest_names(pattern, names)}."
         + (f" Not compressible: {', '.join(skipped[:3])}." if skipped else "")
     )
+
+
+def nearest_names(pattern: str, names: Sequence[str]) -> str:
+    """The names most like a pattern, for a message."""
+    nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+    return ", ".join(nearest) or "there are none"
