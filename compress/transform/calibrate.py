@@ -43,7 +43,7 @@ def calibrate(
     memory, count = state.memory, 0
     for count, batch in enumerate(batches, start=1):
         inputs = batch if isinstance(batch, tuple) else (batch,)
-        _check_batch(inputs, count)
+        check_batch(inputs, count, user="calibrate")
         _, observed = observing(params, before, *inputs)
         memory = accumulate(memory, observed)
     if count == 0:
@@ -53,13 +53,23 @@ def calibrate(
     return State(state.step, memory)
 
 
-def _check_batch(inputs: Any, count: int) -> None:
+def check_batch(inputs: Any, count: int, *, user: str) -> None:
+    """Refuses a batch that is empty, or holds NaN or infinity.
+
+    Args:
+      inputs: Of the forward function.
+      count: Which batch it is, for the message.
+      user: Who was given it, `calibrate`.
+
+    Raises:
+      ValueError: That names the input.
+    """
     for path, leaf in zip(flat_paths(inputs), jax.tree.leaves(inputs), strict=True):
         array = jnp.asarray(leaf)
         if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
             raise ValueError(
-                f"calibrate: input {path} of batch {count} holds NaN or infinity. "
+                f"{user}: input {path} of batch {count} holds NaN or infinity. "
                 "Clean the data."
             )
         if array.size == 0:
-            raise ValueError(f"calibrate: input {path} of batch {count} is empty.")
+            raise ValueError(f"{user}: input {path} of batch {count} is empty.")

@@ -1,0 +1,308 @@
+"""Pruning a trained model at once, without training it again.
+
+A pattern of weights is removed from each site by one of three scores; the second-order
+one also moves the weights that stay, and can round them to integers in the same pass.
+Sources: `wanda.py`, `second_order.py`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from compress.annotations import Bool, PyTree
+from compress.interpret import trace
+from compress.prune.grid import Quantizer, WeightGrid, quantizer_of
+from compress.prune.inputs import Refused, Rows, input_moments
+from compress.prune.one_shot_checks import (
+    SCORES,
+    Settings,
+    check_settings,
+    checked_batches,
+    choose,
+    refusals,
+)
+from compress.prune.second_order import Grid, second_order
+from compress.prune.wanda import keep_n_of_m, keep_per_output, wanda_scores
+from compress.sites import find_sites_in, flat_paths, parameter_paths
+from compress.transform import Transform, check_finite
+
+
+class Record(NamedTuple):
+    """What was done to one parameter.
+
+    Attributes:
+      path: Of the parameter.
+      weights: Its elements.
+      pruned: How many of them were pruned.
+      error: Squared change of what its sites give on the calibration data, as a
+        fraction of the squares; None where the score does not tell.
+      damping: The largest used; None without a Hessian.
+      notes: What did not go as asked: why it was left dense, damping that was raised.
+    """
+
+    path: str
+    weights: int
+    pruned: int
+    error: float | None = None
+    damping: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f'prune.one_shot "{self.path}": {self.pruned} of {self.weights} pruned'
+        if self.error is not None:
+            text += f", its outputs change by {self.error:.2%} of their squares"
+        return "; ".join([text, *self.notes])
+
+
+class Pruned(NamedTuple):
+    """A pruned model.
+
+    Attributes:
+      params: With zeros where pruned.
+      masks: By path of a pruned parameter; True where the weight is kept.
+      records: One for each parameter that was to be pruned, in program order.
+    """
+
+    params: PyTree
+    masks: dict[str, Bool[np.ndarray, "..."]]
+    records: tuple[Record, ...]
+
+
+class _Result(NamedTuple):
+    """One parameter: its weights, its mask (None: left dense) and its record."""
+
+    weights: Any
+    mask: Any
+    record: Record
+
+
+def one_shot(
+    forward: Callable[..., Any],
+    params: PyTree,
+    batches: Iterable[Any],
+    *,
+    score: str = "second_order",
+    sparsity: float | None = None,
+    pattern: str = "unstructured",
+    quantize: Transform | None = None,
+    sites: str | Sequence[str] = "**",
+    exclude: str | Sequence[str] = (),
+    damping: float = 0.01,
+    block: int = 128,
+    sequential: bool = False,
+    model_state: PyTree = None,
+) -> Pruned:
+    """Prunes the weights of sites, each site (and scanned layer) to the same sparsity.
+
+    The number of zeros is exact in each layer of each site. Embeddings are pruned only
+    where they are named exactly. A parameter whose inputs cannot be told apart is left
+    dense, with the reason in its record.
+
+    Args:
+      forward: `(params, *inputs) -> outputs`, any JAX function; with a `model_state`,
+        `(params, model_state, *inputs)`.
+      params: Trained parameters.
+      batches: Inputs of `forward`, a tuple each or one array; drawn from the training
+        data. The first one also serves to find the sites.
+      score: `magnitude` (the smallest weights of a site), `wanda` (for each output,
+        the smallest |w| ||x||) or `second_order` (SparseGPT).
+      sparsity: Fraction of zeros, in [0, 1); by default 0.5, or what an N:M gives.
+      pattern: `unstructured`, or `2:4` and the like: 2 are kept of each 4 neighbours
+        along the innermost contracted axis of the parameter.
+      quantize: A transform that quantizes weights, such as `fake_quant`, to round the
+        weights for in the same pass; only with `second_order`. Applied to the result,
+        it finds the same integers.
+      sites: Patterns; see `compress.sites.matching_sites`.
+      exclude: Likewise, of sites that stay dense.
+      damping: See `second_order`.
+      block: See `second_order`.
+      sequential: Observe the inputs of each parameter after those before it in the
+        program were pruned, as SparseGPT does: a pass over the batches, and a
+        compilation, for each. The layers of a scan are pruned together all the same.
+        By default, all inputs are those of the dense model.
+      model_state: Passed to `forward` as it is.
+
+    Raises:
+      ValueError: If a setting is out of range, a pattern matches nothing, an axis has
+        no whole groups, or a parameter or batch is not finite.
+    """
+    settings = check_settings(
+        score, sparsity, pattern, damping, block, quantizes=quantize is not None
+    )
+    check_finite(params)
+    data = checked_batches(batches, model_state)
+    program = trace(forward, params, *data[0])
+    found = find_sites_in(program, params)
+    by_path = choose(found, sites, exclude, settings)
+    refused = refusals(program, found, by_path)
+    usable = {path: uses for path, uses in by_path.items() if path not in refused}
+    quantizer = (
+        quantizer_of(quantize, forward, params, data[0], usable) if quantize else None
+    )
+    results: dict[str, _Result] = {}
+    for paths in _passes(usable, sequential):
+        wanted = [site for path in paths for site in usable[path]]
+        kind = SCORES[settings.score]
+        rows = input_moments(forward, params, wanted, data, kind)
+        for path in paths:
+            parts = [part for part in rows if part.path == path]
+            grid = quantizer.grids.get(path) if quantizer else None
+            leaf = parameter_paths(params)[path]
+            results[path] = _prune(settings, path, leaf, parts, grid)
+        params = _replaced(params, {path: results[path].weights for path in paths})
+    records = {path: r.record for path, r in results.items()}
+    records |= _left_dense(params, refused)
+    if quantizer is not None:
+        records = _confirm(quantizer, params, records)
+    masks = {path: r.mask for path, r in results.items() if r.mask is not None}
+    return Pruned(params, masks, tuple(records[path] for path in by_path))
+
+
+def _passes(usable: Mapping[str, Any], sequential: bool) -> list[list[str]]:
+    """The parameters whose inputs are observed together."""
+    if sequential:
+        return [[path] for path in usable]
+    return [list(usable)] if usable else []
+
+
+def _prune(
+    settings: Settings,
+    path: str,
+    leaf: Any,
+    parts: Sequence[Rows | Refused],
+    grid: WeightGrid | None,
+) -> _Result:
+    """Prunes one parameter, each part with its own inputs."""
+    flat = np.array(leaf, np.float32).ravel()
+    mask, change, before, damping = np.ones(flat.size, bool), 0.0, 0.0, None
+    notes: list[str] = []
+    for part in parts:
+        if reason := _obstacle(settings, part):
+            record = Record(path, flat.size, 0, notes=(f"left dense: {reason}",))
+            return _Result(leaf, None, record)
+        old = flat[part.indices]
+        new, kept, used = _prune_rows(settings, old, part, grid)
+        flat[part.indices], mask[part.indices] = new, kept
+        notes += _notes(settings, part, used)
+        if used is not None:
+            damping = max(damping or 0.0, float(used.max()))
+            change += _output_squares(new - old, part.moment)
+            before += _output_squares(old, part.moment)
+    error = None if damping is None else change / before if before else 0.0
+    record = Record(
+        path, flat.size, int((~mask).sum()), error, damping, tuple(dict.fromkeys(notes))
+    )
+    weights = jnp.asarray(flat.reshape(leaf.shape)).astype(leaf.dtype)
+    return _Result(weights, jnp.asarray(mask.reshape(leaf.shape)), record)
+
+
+def _obstacle(settings: Settings, part: Rows | Refused) -> str | None:
+    """Why a part cannot be pruned, or None."""
+    if isinstance(part, Refused):
+        return part.reason
+    inputs = part.indices.shape[-1]
+    if settings.n_of_m is not None and inputs % settings.n_of_m[1]:
+        return f"a slice of it with {inputs} inputs has no whole N:M groups"
+    return None
+
+
+def _prune_rows(
+    settings: Settings, weights: Any, rows: Rows, grid: WeightGrid | None
+) -> tuple[Any, Any, Any]:
+    """New weights, mask and damping of matrices `[groups, outputs, inputs]`."""
+    if settings.score == "second_order":
+        solution = second_order(
+            jnp.asarray(weights),
+            jnp.asarray(rows.moment),
+            _grid_of_rows(grid, rows),
+            sparsity=settings.sparsity,
+            n_of_m=settings.n_of_m,
+            damping=settings.damping,
+            block=settings.block,
+        )
+        new, mask, used = (np.asarray(x) for x in solution)
+        return new, mask, used
+    mask = np.asarray(_mask(settings, jnp.asarray(weights), rows.moment))
+    return np.where(mask, weights, np.float32(0.0)), mask, None
+
+
+def _mask(settings: Settings, weights: Any, moment: Any) -> Any:
+    """The mask by a score that leaves the other weights alone."""
+    scores = jnp.abs(weights)
+    if settings.score == "wanda":
+        # Without any input at all, the magnitude decides.
+        blank = ~(moment > 0.0).any(axis=-1, keepdims=True)
+        scores = wanda_scores(weights, jnp.asarray(moment + blank.astype(np.float32)))
+    if settings.n_of_m is not None:
+        return keep_n_of_m(scores, *settings.n_of_m)
+    if settings.score == "wanda":
+        return keep_per_output(scores, settings.sparsity)
+    together = scores.reshape(len(scores), 1, -1)
+    return keep_per_output(together, settings.sparsity).reshape(scores.shape)
+
+
+def _grid_of_rows(grid: WeightGrid | None, rows: Rows) -> Grid | None:
+    """A parameter's grid, laid out like its rows."""
+    if grid is None:
+        return None
+    scale, anchor = grid.scale.ravel(), grid.anchor.ravel()
+    limits = np.full(len(rows.indices), grid.limit, np.float32)
+    return Grid(*map(jnp.asarray, (scale[rows.indices], anchor[rows.indices], limits)))
+
+
+def _output_squares(weights: Any, hessians: Any) -> float:
+    """The squared outputs of matrices, `tr(W H W^T)`."""
+    squares = np.einsum("gik,gik->", weights @ hessians, weights, dtype=np.float64)
+    return float(squares)
+
+
+def _notes(settings: Settings, rows: Rows, damping: Any) -> list[str]:
+    """What did not go as asked."""
+    notes = []
+    if rows.moment is not None:
+        axes = tuple(range(1, rows.moment.ndim))
+        blank = int((~rows.moment.any(axis=axes)).sum())
+        if blank:
+            notes.append(
+                f"{blank} of {len(rows.moment)} layers, experts or channels had no "
+                "input but zeros: ranked by magnitude"
+            )
+    if damping is not None and damping.max() > np.float32(settings.damping):
+        notes.append(
+            f"damping raised from {settings.damping:g} to {damping.max():g}: with less "
+            "the Hessian cannot be factored in float32. Give more batches"
+        )
+    return notes
+
+
+def _replaced(params: PyTree, weights: Mapping[str, Any]) -> PyTree:
+    """The parameters with some of them changed."""
+    named = zip(flat_paths(params), jax.tree.leaves(params), strict=True)
+    leaves = [weights.get(path, leaf) for path, leaf in named]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _left_dense(params: PyTree, reasons: Mapping[str, str]) -> dict[str, Record]:
+    by_path = parameter_paths(params)
+    return {
+        path: Record(path, by_path[path].size, 0, notes=(f"left dense: {reason}",))
+        for path, reason in reasons.items()
+    }
+
+
+def _confirm(
+    quantizer: Quantizer, params: PyTree, records: Mapping[str, Record]
+) -> dict[str, Record]:
+    """Notes where the quantizer would round the rounded weights to other integers."""
+    by_path, found = parameter_paths(params), quantizer.integers(params)
+    noted = dict(records)
+    for path, grid in quantizer.grids.items():
+        meant = np.round(np.asarray(by_path[path], np.float32) / grid.scale)
+        moved = int((meant != found[path]).sum())
+        if records[path].damping is not None and moved:
+            note = f"{moved} weights are rounded again by {quantizer.transform.name}"
+            noted[path] = records[path]._replace(notes=(*records[path].notes, note))
+    return noted
