@@ -32,6 +32,8 @@ from compress.transform import apply as apply
 from compress.transform import calibrate as calibrate
 from compress.transform import chain as chain
 from compress.transform import check as check
+from compress.transform import gradients as gradients
+from compress.transform import hold as hold
 from compress.transform import init as init
 from compress.transform import loss as loss
 from compress.transform import metrics as metrics

@@ -1,7 +1,10 @@
 """Pruning: which weights are kept."""
 
-from compress.prune.magnitude import MagnitudeState as MagnitudeState
-from compress.prune.magnitude import magnitude as magnitude
+from compress.prune.connections import ConnectionsState as ConnectionsState
+from compress.prune.connections import connections as connections
+from compress.prune.connections import fixed as fixed
+from compress.prune.connections import magnitude as magnitude
+from compress.prune.masking import apply_masks as apply_masks
 from compress.prune.masks import keep_largest as keep_largest
 from compress.prune.one_shot import Pruned as Pruned
 from compress.prune.one_shot import Record as Record
@@ -9,3 +12,22 @@ from compress.prune.one_shot import one_shot as one_shot
 from compress.prune.shrink import Shrunk as Shrunk
 from compress.prune.shrink import mask_units as mask_units
 from compress.prune.shrink import shrink as shrink
+from compress.prune.patterns import Pattern as Pattern
+from compress.prune.patterns import block as block
+from compress.prune.patterns import channel as channel
+from compress.prune.patterns import n_m as n_m
+from compress.prune.patterns import row as row
+from compress.prune.patterns import unstructured as unstructured
+from compress.prune.scopes import Scope as Scope
+from compress.prune.scores import Score as Score
+from compress.prune.scores import magnitude_score as magnitude_score
+from compress.prune.scores import movement_score as movement_score
+from compress.prune.scores import random_score as random_score
+from compress.prune.scores import saliency_score as saliency_score
+from compress.prune.when import When as When
+from compress.prune.when import cyclic as cyclic
+from compress.prune.when import gradual as gradual
+from compress.prune.when import periodic as periodic
+from compress.prune.when import rigl as rigl
+from compress.prune.when import sparse_evolution as sparse_evolution
+from compress.prune.when import straight_through as straight_through

@@ -25,7 +25,9 @@ def keep_largest(
 
 
 def keep_largest_per_row(
-    scores: Float[Array, "rows size"], num_pruned: Int[Array, ""]
+    scores: Float[Array, "rows size"],
+    num_pruned: Int[Array, ""] | Int[Array, "rows"],
 ) -> Bool[Array, "rows size"]:
-    """`keep_largest` in each row."""
-    return jax.vmap(lambda row: keep_largest(row, num_pruned))(scores)
+    """`keep_largest` in each row, with a number for each or one for all."""
+    counts = jnp.broadcast_to(num_pruned, scores.shape[:1])
+    return jax.vmap(keep_largest)(scores, counts)

@@ -87,12 +87,17 @@ def build_step(
         (loss, (outputs, model_state, observed)), grads = grad_of(state.params)
         with default_promotion():  # optax mixes integer counts with floats
             updates, optimizer_state = optimizer.update(
-                grads, state.optimizer, state.params
+                transforms.gradients(transform, state.compression, grads),
+                state.optimizer,
+                state.params,
             )
             params = optax.apply_updates(state.params, updates)
             learning_rate_now = jnp.asarray(rate(count), jnp.float32)
+        params, optimizer_state = transforms.hold(
+            transform, state.compression, params, optimizer_state
+        )
         compression = transforms.update(
-            transform, state.compression, params, grads, observed
+            transform, state.compression, params, grads, observed, state.params
         )
         metrics = {
             "loss": loss,

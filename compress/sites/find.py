@@ -124,6 +124,7 @@ def _site(contraction: Contraction, shapes: dict[str, Any], namer: _Namer) -> Si
         weight_dtype=dtype,
         contracting=contracting,
         output=output,
+        window=_window_axes(contraction, origin, side),
         operand_shapes=(operands[0], operands[1]),
         out_shape=shape_of(equation.outvars[0]),
         activation_contracting=_activation_axes(contraction, side, summed),
@@ -227,6 +228,16 @@ def _roles(
     kept = [axes for i, axes in enumerate(origin.axes) if i not in summed | unused]
     output = {a for axes in kept for a in axes} - contracting
     return tuple(sorted(contracting)), tuple(sorted(output))
+
+
+def _window_axes(
+    contraction: Contraction, origin: Origin | None, side: int | None
+) -> tuple[int, ...]:
+    """Axes of the parameter along which a convolution's window slides."""
+    if origin is None or side is None or not _is_convolution(contraction):
+        return ()
+    _, rhs, _ = contraction.equation.params["dimension_numbers"]
+    return tuple(sorted({a for i in rhs[2:] for a in origin.axes[i]}))
 
 
 def _activation_axes(

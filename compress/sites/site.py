@@ -23,6 +23,7 @@ class Site:
       weight_dtype: Of the parameter.
       contracting: Axes of the parameter that the site sums over.
       output: Axes of the parameter that become axes of the result.
+      window: The contracting axes that a convolution's window runs along.
       operand_shapes: As the site reads them.
       out_shape: Of the result.
       activation_contracting: Axes of the other operand that are summed over; for a
@@ -42,6 +43,7 @@ class Site:
     weight_dtype: Any
     contracting: tuple[int, ...]
     output: tuple[int, ...]
+    window: tuple[int, ...]
     operand_shapes: tuple[tuple[Any, ...], tuple[Any, ...]]
     out_shape: tuple[Any, ...]
     activation_contracting: tuple[int, ...]

@@ -12,6 +12,8 @@ from compress.transform.calibrate import check_batch as check_batch
 from compress.transform.chain import ContractError as ContractError
 from compress.transform.chain import chain as chain
 from compress.transform.chain import check as check
+from compress.transform.chain import gradients as gradients
+from compress.transform.chain import hold as hold
 from compress.transform.chain import loss as loss
 from compress.transform.chain import metrics as metrics
 from compress.transform.chain import parameters as parameters

@@ -9,6 +9,7 @@ import jax
 from compress.annotations import Array, PyTree
 from compress.sites import Site, Sites
 from compress.transform.interface import State, Transform, Update
+from compress.transform.like import map_like
 
 
 class ContractError(ValueError):
@@ -31,6 +32,8 @@ def chain(*transforms: Transform) -> Transform:
         given=partial(_given, transforms),
         operands=partial(_operands, transforms),
         loss=partial(_loss, transforms),
+        gradients=_joined(transforms, "gradients"),
+        hold=_joined(transforms, "hold"),
         update=partial(_update, transforms),
         calibrate=partial(_calibrate, transforms),
         metrics=partial(_metrics, transforms),
@@ -49,6 +52,20 @@ def _parameters(links: Links, memory: Any, params: PyTree, step: Array) -> PyTre
     for i, t in enumerate(links):
         params = t.parameters(memory[i], params, step) if t.parameters else params
     return params
+
+
+def _joined(links: Links, moment: str) -> Any:
+    """The chain's own `gradients` or `hold`; None if no link has one."""
+    if all(getattr(t, moment) is None for t in links):
+        return None
+    return partial(_each, links, moment)
+
+
+def _each(links: Links, moment: str, memory: Any, tree: Any, step: Array) -> Any:
+    for i, t in enumerate(links):
+        act = getattr(t, moment)
+        tree = act(memory[i], tree, step) if act else tree
+    return tree
 
 
 def _given(links: Links, memory: Any) -> dict[str, dict[str, PyTree]]:
@@ -160,19 +177,60 @@ def loss(
     return transform.loss(state.memory, state.step, loss, inputs, outputs)
 
 
+def gradients(transform: Transform, state: State, grads: PyTree) -> PyTree:
+    """The gradients for the optimizer; `update` is given the original ones."""
+    if transform.gradients is None:
+        return grads
+    return transform.gradients(state.memory, grads, state.step)
+
+
+def hold(
+    transform: Transform, state: State, params: PyTree, optimizer_state: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Parameters and optimizer state after the optimizer's update, zeros where needed.
+
+    Connections that may come back later (RigL) do so at zero and without momentum.
+
+    Args:
+      transform: What was given to `init`.
+      state: Before `update`.
+      params: After the optimizer's update.
+      optimizer_state: Likewise. Arrays that belong to a parameter are found by the end
+        of their path and their shape; what is shared by several weights stays.
+    """
+    if transform.hold is None:
+        return params, optimizer_state
+    act = partial(_hold_leaf, transform.hold, state)
+    return map_like((params, optimizer_state), params, act)
+
+
+def _hold_leaf(moment: Any, state: State, path: str, leaf: Array) -> Array:
+    return moment(state.memory, {path: leaf}, state.step)[path]
+
+
 def update(
     transform: Transform,
     state: State,
     params: PyTree,
     grads: PyTree = None,
     observed: Mapping[str, PyTree] | None = None,
+    before: PyTree = None,
 ) -> State:
-    """The state after an optimizer step that gave `params`."""
+    """The state after an optimizer step that gave `params`.
+
+    Args:
+      transform: What was given to `init`.
+      state: Before the step.
+      params: After it.
+      grads: Of the loss, as `jax.grad` gave them.
+      observed: From `observe`.
+      before: The parameters before the step; movement pruning needs them.
+    """
     step = state.step + 1
     if transform.update is None:
         return State(step, state.memory)
     memory = transform.update(
-        state.memory, Update(step, params, grads, dict(observed or {}))
+        state.memory, Update(step, params, grads, dict(observed or {}), before)
     )
     return State(step, memory)
 

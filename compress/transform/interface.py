@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 from compress.annotations import Array, Int, PyTree
 from compress.sites import Site, Sites
 
+# Arrays by the path of the parameter they belong to.
+Leaves = Mapping[str, Array]
+
 
 class State(NamedTuple):
     """What a transform remembers.
@@ -25,7 +28,9 @@ class Update(NamedTuple):
     Attributes:
       step: Updates done, this one included.
       params: After the optimizer's update.
-      grads: Of the loss, like the parameters; None when there are none.
+      grads: Of the loss, like the parameters, before `gradients` changed them; None
+        when there are none.
+      before: The parameters the gradients are of; None when they are not given.
       observed: What `operands` observed, by site name.
     """
 
@@ -33,6 +38,7 @@ class Update(NamedTuple):
     params: PyTree
     grads: PyTree
     observed: Mapping[str, PyTree]
+    before: PyTree = None
 
 
 class Transform(NamedTuple):
@@ -46,6 +52,10 @@ class Transform(NamedTuple):
         a site inside scans with one leading axis per scan.
       operands: `(site, given, step, operands) -> (operands, observed)`.
       loss: `(memory, step, loss, inputs, outputs) -> loss`.
+      gradients: `(memory, grads, step) -> grads` as the optimizer sees them.
+      hold: `(memory, {path: array}, step) -> {path: array}`: parameters after the
+        optimizer's update, and arrays of its state that belong to one (moments), with
+        zeros where nothing may be kept.
       update: `(memory, Update) -> memory`, after every optimizer step.
       calibrate: `(memory, observed) -> memory`, for one batch of calibration data.
       metrics: `(memory, step) -> {name: scalar}`.
@@ -62,6 +72,8 @@ class Transform(NamedTuple):
     given: Callable[[PyTree], Mapping[str, PyTree]] | None = None
     operands: Callable[[Site, Any, Array, Sequence[Any]], tuple[Any, Any]] | None = None
     loss: Callable[[PyTree, Array, Array, Any, Any], Array] | None = None
+    gradients: Callable[[PyTree, PyTree, Array], PyTree] | None = None
+    hold: Callable[[PyTree, Leaves, Array], Leaves] | None = None
     update: Callable[[PyTree, Update], PyTree] | None = None
     calibrate: Callable[[PyTree, Mapping[str, PyTree]], PyTree] | None = None
     metrics: Callable[[PyTree, Array], Mapping[str, Array]] | None = None

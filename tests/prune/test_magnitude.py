@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import compress
 from compress import ContractError, chain, prune, quantize, ramp
 from compress.interpret import Quantized
-from compress.prune.magnitude import apply_masks
+from compress.prune import apply_masks
 from compress.prune.masks import keep_largest, keep_largest_per_row
 
 # Each example compiles for shapes of its own.
