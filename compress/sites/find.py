@@ -128,6 +128,7 @@ def _site(contraction: Contraction, shapes: dict[str, Any], namer: _Namer) -> Si
         operand_shapes=(operands[0], operands[1]),
         out_shape=shape_of(equation.outvars[0]),
         activation_contracting=_activation_axes(contraction, side, summed),
+        paired=_paired_axes(contraction, side, origin),
         stack=contraction.stack,
         macs_once=_macs(contraction, summed) * contraction.devices,
         reason=reason,
@@ -244,6 +245,25 @@ def _activation_axes(
     contraction: Contraction, side: int | None, summed: tuple[set[int], set[int]]
 ) -> tuple[int, ...]:
     return tuple(sorted(summed[1 - side])) if side is not None else ()
+
+
+def _paired_axes(
+    contraction: Contraction, side: int | None, origin: Origin | None
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """Which axes of the activation meet which axes of the parameter in the sum."""
+    if side is None or origin is None or _is_ragged(contraction):
+        return ()
+    numbers = contraction.equation.params["dimension_numbers"]
+    if _is_convolution(contraction):
+        pairs = [(numbers.lhs_spec[1], numbers.rhs_spec[1])]
+    else:
+        pairs = list(zip(numbers[0][1 - side], numbers[0][side]))
+    # An axis of the parameter may be split over several axes of the operand.
+    by_parameter: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for activation, weight in sorted(pairs, key=lambda pair: pair[1]):
+        axes = origin.axes[weight]
+        by_parameter[axes] = (*by_parameter.get(axes, ()), activation)
+    return tuple((axes, own) for own, axes in by_parameter.items() if own)
 
 
 def _macs(contraction: Contraction, summed: tuple[set[int], set[int]]) -> Any:

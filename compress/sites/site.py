@@ -28,6 +28,8 @@ class Site:
       out_shape: Of the result.
       activation_contracting: Axes of the other operand that are summed over; for a
         convolution all but the batch axis.
+      paired: Axes of the other operand that are summed with axes of the parameter, and
+        these; of a convolution the features only.
       stack: Lengths of the scans around the site.
       macs_once: Multiply-accumulates of one execution, over all devices.
       reason: Why the site cannot be compressed, or None.
@@ -47,6 +49,7 @@ class Site:
     operand_shapes: tuple[tuple[Any, ...], tuple[Any, ...]]
     out_shape: tuple[Any, ...]
     activation_contracting: tuple[int, ...]
+    paired: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     stack: tuple[int, ...]
     macs_once: Any
     reason: str | None
