@@ -8,7 +8,7 @@ boundary to the shrunk model solves the rest exactly, among the units still ther
 import itertools
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,7 @@ def _priorities(
         units = (steps.gone - steps.before).astype(np.float32)
         per_unit = jnp.concatenate(lost) / units
         priority = jnp.where(saving > 0, per_unit / saving, jnp.inf)
-    taken = steps.gone <= removed[steps.group]
+    taken = steps.gone.astype(np.float32) <= removed[steps.group]
     return jnp.where(taken, -1.0, priority)
 
 
@@ -175,7 +175,7 @@ def _until_met(
             removed, jax.ops.segment_max(taken, steps.group, num_segments=num_groups)
         )
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) // 2
         left = problem.cost.value(gone_after(middle), jnp) / problem.cost.whole
