@@ -7,3 +7,4 @@ from compress.compare.cell import write_onnx as write_onnx
 from compress.compare.grid import cell_folder as cell_folder
 from compress.compare.grid import compare as compare
 from compress.compare.rebuild import upgrade_artifact as upgrade_artifact
+from compress.compare.trial import time_models as time_models

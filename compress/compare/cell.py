@@ -11,6 +11,7 @@ import numpy as np
 
 import compress.transform as transforms
 from compress.annotations import PyTree
+from compress.compare.trial import latency_of
 from compress.config import Config, config_hash
 from compress.export import Artifact, export, export_onnx
 from compress.export.manifest import program_files
@@ -72,7 +73,14 @@ def run_cell(
     check_schedule(config, task)
     teacher = teacher_of(config, task, teachers, quiet=quiet)
     trained = train(
-        config, task, directory, seed=seed, teacher=teacher, resume=resume, quiet=quiet
+        config,
+        task,
+        directory,
+        seed=seed,
+        teacher=teacher,
+        measure=latency_of(config, task, seed),
+        resume=resume,
+        quiet=quiet,
     )
     transform, state = _final_transform(config, task, trained, seed)
     result = _ship(config, task, trained, transform, state, directory, seed)
@@ -206,7 +214,7 @@ def _ship(
         tolerance=config.export.tolerance,
         evaluate=measure,
         config=config.model_dump(mode="json"),
-        metadata={"seed": seed, "phases": boundaries_json(trained.boundaries)},
+        metadata={"seed": seed, **_phases(trained)},
         overwrite=True,
     )
     served = measured["test"]
@@ -247,6 +255,12 @@ def _described(
     described = describe_artifact(artifact, num_float_parameters=whole)
     said = [line for boundary in trained.boundaries for line in boundary.records]
     return {**described, "records": [*described["records"], *said]}
+
+
+def _phases(trained: Trained) -> dict[str, Any]:
+    """What an artifact must say for its model to be built again."""
+    boundaries = trained.boundaries
+    return {"phases": boundaries_json(boundaries)} if boundaries else {}
 
 
 def _inference(trained: Trained) -> Callable[..., Any]:

@@ -5,11 +5,16 @@ import pathlib
 from typing import Any, NamedTuple
 
 from compress.annotations import PyTree
-from compress.config import parse_config
+from compress.config import Config, parse_config
 from compress.export import Artifact, ArtifactError, read_upgradable, upgrade
 from compress.schedule import post_training
 from compress.task import load_task
-from compress.train import boundaries_of, rebuilt_phase
+from compress.train import (
+    CheckpointError,
+    Entered,
+    boundaries_of,
+    rebuilt_phase,
+)
 from compress.transform import Transform, chain
 
 
@@ -42,9 +47,7 @@ def rebuild(directory: pathlib.Path, manifest: Any) -> Rebuilt:
             "here. In Python, call compress.upgrade(path, forward, params, transform)."
         )
     config = parse_config(json.loads((directory / name).read_bytes()))
-    phases = manifest.get("metadata", {}).get("phases")
-    task = load_task(config.task)
-    last = rebuilt_phase(config, task, boundaries_of(phases) if phases else [])
+    last = _last_phase(directory, config, manifest.get("metadata", {}).get("phases"))
     model, setting = last.model, config.export.quantize
 
     def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
@@ -54,6 +57,17 @@ def rebuild(directory: pathlib.Path, manifest: Any) -> Rebuilt:
     if setting is not None:
         transform = chain(transform, post_training(setting))
     return Rebuilt(forward, model.params, model.model_state, transform)
+
+
+def _last_phase(directory: pathlib.Path, config: Config, phases: Any) -> Entered:
+    try:
+        known = [] if phases is None else boundaries_of(phases)
+        return rebuilt_phase(config, load_task(config.task), known)
+    except (KeyError, TypeError, CheckpointError) as error:
+        raise ArtifactError(
+            f"{directory}: metadata.phases do not say which units the model of its "
+            f"config has kept ({error}). Export it again."
+        ) from error
 
 
 def upgrade_artifact(path: str | pathlib.Path) -> Artifact:

@@ -11,6 +11,7 @@ from compress.adapters import Model
 from compress.annotations import PyTree
 from compress.config import Block, Config, PostTraining, Prune, Quantize, Shrink
 from compress.config.pruning import MONOTONE, n_m
+from compress.quantize.fake_quant import WEIGHTS
 from compress.sites import Groups, Sites, find_sites, matching_sites
 from compress.transform import Ramp, Transform, ramp
 
@@ -122,7 +123,7 @@ def bit_operations(config: Config, groups: Groups, sites: Sites) -> Any:
     grids += [config.export.quantize] if config.export.quantize is not None else []
     bits: dict[str, tuple[int, int]] = {}
     for grid in grids[:1]:
-        weights = quantize.WEIGHTS[str(grid.weights)]
+        weights = WEIGHTS[str(grid.weights)]
         activations = 32 if grid.activations is None else 8
         user = "quantize.fake_quant"
         for site in matching_sites(sites, grid.sites, grid.exclude, user=user):
@@ -170,7 +171,7 @@ def prune_from_inputs(
         batches,
         score=setting.score,
         sparsity=setting.sparsity,
-        pattern=setting.pattern,
+        pattern=str(setting.pattern),
         quantize=grid,
         sites=setting.sites,
         exclude=setting.exclude,

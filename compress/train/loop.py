@@ -26,7 +26,15 @@ from compress.train.directory import (
 )
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog, read_metrics
-from compress.train.phases import Entered, Job, cross, first_phase, replay, start
+from compress.train.phases import (
+    Entered,
+    Job,
+    Measure,
+    cross,
+    first_phase,
+    replay,
+    start,
+)
 from compress.train.progress import ProgressBar, progress_bar
 from compress.train.signals import Terminated
 from compress.transform import Transform
@@ -60,6 +68,7 @@ def train(
     *,
     seed: int,
     teacher: Teacher | None = None,
+    measure: Measure | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Trained:
@@ -71,6 +80,7 @@ def train(
       directory: Of the run; gets `run.json`, `metrics.jsonl` and `checkpoints/`.
       seed: Of initialization, data order, augmentation and dropout.
       teacher: What to distill from.
+      measure: What times a choice of units, for a budget of latency.
       resume: Goes on from the newest checkpoint, if there is one; bit-exactly.
       quiet: Shows no progress bar.
 
@@ -79,7 +89,7 @@ def train(
       CheckpointError: If its checkpoints are of another config.
     """
     check_data(config, task)
-    job = Job(config, task, teacher, seed)
+    job = Job(config, task, teacher, seed, measure)
     check_phases(job)
     if (directory / "checkpoints").exists() and not resume:
         raise RunError(

@@ -6,8 +6,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import compress
+from compress.compare.pool import share_compiled_programs
 from compress.config import parse_config
 from compress.schedule import split_phases
 from compress.train import CheckpointError, check_schedule, finished, hash_of, train
@@ -37,6 +39,16 @@ def config_of(stages=STAGES, **more):
 def run(directory, config, **settings):
     settings = {"seed": 0, "quiet": True, **settings}
     return train(config, tiny.task(), directory, **settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs(tmp_path_factory):
+    """Compiles each program once: the runs here share them, as a comparison's do."""
+    share_compiled_programs(tmp_path_factory.mktemp("programs"))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +120,7 @@ def test_what_follows_the_parameters_gets_smaller_with_them(ran):
     assert sizes == {(), (5, 4), (4,), (4, 3), (3,)}
 
 
-@pytest.mark.parametrize("step", [16, 20, 21, 24, 32, 40])
+@pytest.mark.parametrize("step", [20, 21, 24])
 def test_a_run_goes_on_from_any_step_to_the_same_bits(ran, tmp_path, step):
     directory, whole = ran
     copy = tmp_path / "run"
@@ -166,10 +178,6 @@ def test_units_removed_after_the_last_step_are_removed_from_what_is_found_again(
     assert hash_of(resumed.state) == hash_of(trained.state)
     (tmp_path / "run" / PHASES).unlink()
     assert finished(config, tiny.task(), tmp_path / "run", seed=0) is None
-
-
-def test_the_teacher_stays_whole():
-    """The unpruned network teaches the pruned one, though the two look alike."""
 
 
 def test_what_comes_after_a_boundary_is_checked_before_anything_is_trained():
