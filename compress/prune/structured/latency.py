@@ -95,6 +95,6 @@ def _smallest(settings: Settings) -> float:
 def _too_slow(target: float, ratio: float) -> str:
     return (
         f"{USER}: a budget of latency={target:g} cannot be met: with every group at "
-        f"its smallest the exported model takes {rounded_up(ratio)} of the time. Ask for "
-        "more, lower round_to or min_units, or let more groups lose units."
+        f"its smallest the exported model takes {rounded_up(ratio)} of the time. Ask "
+        "for more, lower round_to or min_units, or let more groups lose units."
     )

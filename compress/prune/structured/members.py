@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compress.annotations import Array, Bool, Float, PyTree
+from compress.annotations import Array, Bool, Float, Int, PyTree
 from compress.interpret import Quantized
 from compress.sites import flatten_parameters
 from compress.sites.groups import Group, Member
 
 # One number per unit: [units], or [layers, units] if each layer keeps its own.
-UnitArray = Float[Array, "*layers units"]
-UnitMask = Bool[Array, "*layers units"]
+UnitArray = Float[Array, "..."]
+UnitMask = Bool[Array, "..."]
 
 
 def unit_shape(group: Group) -> tuple[int, ...]:
@@ -162,21 +162,29 @@ def _values(leaf: Any) -> Any:
 
 
 def find_revived(
-    seen: PyTree, groups: Iterable[Group], alive: Mapping[str, Any]
+    seen: PyTree, groups: Sequence[Group], alive: Mapping[str, UnitMask]
 ) -> dict[str, int]:
     """By group, how many weights of removed units are not zero."""
     paths, leaves, _ = flatten_parameters(seen)
-    values = {p: np.asarray(_values(x)) for p, x in zip(paths, leaves, strict=True)}
-    found: dict[str, int] = {}
-    for group in groups:
-        for member in group.members:
-            if group.name in alive and member.path in values:
-                value = values[member.path]
-                mask = jnp.asarray(alive[group.name])
-                removed = removed_weights(value.shape, [(member, mask)])
-                count = np.count_nonzero(value * np.asarray(removed))
-                found[group.name] = found.get(group.name, 0) + int(count)
-    return {name: count for name, count in found.items() if count}
+    values = {p: jnp.asarray(_values(x)) for p, x in zip(paths, leaves, strict=True)}
+
+    @jax.jit
+    def count(values: Any, alive: Any) -> Any:
+        return {g.name: _count_revived(values, g, alive[g.name]) for g in groups}
+
+    return {name: int(n) for name, n in count(values, dict(alive)).items() if n}
+
+
+def _count_revived(
+    values: Mapping[str, Array], group: Group, alive: UnitMask
+) -> Int[Array, ""]:
+    total = jnp.zeros((), jnp.int32)
+    for member in group.members:
+        if member.path in values:
+            value = values[member.path]
+            removed = removed_weights(value.shape, [(member, alive)])
+            total += jnp.sum((value != 0) & removed, dtype=jnp.int32)
+    return total
 
 
 def depth_of(group: Group, depths: Sequence[Group]) -> Group | None:

@@ -42,8 +42,8 @@ def steps_of(problem: Problem) -> Steps:
         for index, steps in enumerate(problem.steps)
         for before, after in itertools.pairwise(steps)
     ]
-    columns = np.array(pairs, np.int32).reshape(-1, 3).T
-    return Steps(*columns)
+    group, gone, before = np.array(pairs).reshape(-1, 3).T
+    return Steps(group, gone.astype(np.float32), before.astype(np.float32))
 
 
 def select(
@@ -123,7 +123,7 @@ def _priorities(
     """Importance per saved cost of each step; below all for those already taken."""
     if settings.allocation == "uniform":
         sizes = np.array([group.size for group in problem.units], np.float32)
-        priority = jnp.asarray(steps.gone / sizes[steps.group], jnp.float32)
+        priority = jnp.asarray(steps.gone / sizes[steps.group])
     else:
         value = partial(problem.cost.value, xp=jnp)
         saving = -jax.grad(value)(removed)[steps.group] / problem.cost.whole
@@ -131,8 +131,7 @@ def _priorities(
             _lost(problem, index, scores[group.name], alive[group.name], layers)
             for index, group in enumerate(problem.units)
         ]
-        units = (steps.gone - steps.before).astype(np.float32)
-        per_unit = jnp.concatenate(lost) / units
+        per_unit = jnp.concatenate(lost) / (steps.gone - steps.before)
         priority = jnp.where(saving > 0, per_unit / saving, jnp.inf)
     taken = steps.gone.astype(np.float32) <= removed[steps.group]
     return jnp.where(taken, -1.0, priority)
@@ -170,7 +169,7 @@ def _until_met(
     num_groups = len(problem.scored)
 
     def gone_after(count: Array) -> Float[Array, "groups"]:
-        taken = jnp.where(rank < count, steps.gone, 0).astype(jnp.float32)
+        taken = jnp.where(rank < count, steps.gone, 0.0)
         return jnp.maximum(
             removed, jax.ops.segment_max(taken, steps.group, num_segments=num_groups)
         )

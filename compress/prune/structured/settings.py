@@ -204,7 +204,8 @@ def _nothing_can_go(settings: Settings, named: Sequence[Group]) -> str:
         )
     return (
         f"{USER}: round_to={settings.round_to} and min_units={settings.min_units} "
-        f'leave every group whole: the largest, "{largest.name}", has {largest.size} units. '
+        f'leave every group whole: the largest, "{largest.name}", has '
+        f"{largest.size} units. "
         f"Set round_to to at most {max(largest.size - 1, 1)}."
     )
 

@@ -122,8 +122,9 @@ def structured(
         bops,
     )
     progress = when if isinstance(when, Ramp) else ramp(0.0, 1.0, steps=(when, when))
+    problem = pose(settings)
     _check_schedule(score, progress, every, decay)
-    pruner = _Pruner(settings, pose(settings), progress, every, decay)
+    pruner = _Pruner(settings, problem, progress, every, decay)
     observes = score == "activation"
     return Transform(
         name=USER,
@@ -240,7 +241,7 @@ def _init(pruner: _Pruner, params: PyTree, sites: Sites) -> StructuredState:
     if pruner.progress.end > 0:
         return state
     start = jnp.zeros((), jnp.int32)
-    return state._replace(alive=pruner.selected(state, params, start))
+    return state._replace(alive=jax.jit(pruner.selected)(state, params, start))
 
 
 def _parameters(

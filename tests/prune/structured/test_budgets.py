@@ -1,5 +1,7 @@
 """Budgets: met within one step, by multiples of what was asked, greedily."""
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +73,7 @@ def test_a_budget_is_met_with_less_than_one_step_to_spare(
             allocation=allocation,
         )
     except ValueError as error:
-        assert "cannot be met" in str(error)  # noqa: PT017
+        assert re.search("cannot be met|every group whole", str(error))  # noqa: PT017
         smallest = {g.name: kept_sizes(g.size, round_to, 1)[-1] for g in groups.free}
         smallest.pop("depth", None)
         assert count(smallest) > target * count({})
@@ -251,9 +253,7 @@ def test_a_cost_with_groups_that_share_no_parameter_is_refused() -> None:
         cost_polynomial(cost, groups)
 
 
-def test_hundreds_of_groups_with_thousands_of_units_are_probed_and_chosen_fast() -> (
-    None
-):
+def test_hundreds_of_groups_need_few_counts_of_the_cost() -> None:
     # A chain of 300 layers of 64 units: what is counted are calls, not seconds.
     names = [f"w{i}:1" for i in range(300)]
     found = [
@@ -385,8 +385,6 @@ def test_more_layers_than_there_are_cannot_be_dropped() -> None:
 
 
 def test_what_is_kept_survives_a_file() -> None:
-    import json
-
     groups = stack_groups()
     choice = prune.choose_units(
         groups, random_scores(groups), budget={"macs": 0.4}, drop_layers=1, round_to=2
