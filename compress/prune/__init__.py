@@ -1,9 +1,8 @@
 """Pruning: which weights are kept."""
 
-from compress.prune.connections import ConnectionsState as ConnectionsState
 from compress.prune.connections import connections as connections
-from compress.prune.connections import fixed as fixed
 from compress.prune.connections import magnitude as magnitude
+from compress.prune.fixed import fixed as fixed
 from compress.prune.masking import apply_masks as apply_masks
 from compress.prune.masks import keep_largest as keep_largest
 from compress.prune.one_shot import Pruned as Pruned
@@ -24,6 +23,7 @@ from compress.prune.scores import saliency_score as saliency_score
 from compress.prune.shrink import Shrunk as Shrunk
 from compress.prune.shrink import mask_units as mask_units
 from compress.prune.shrink import shrink as shrink
+from compress.prune.state import ConnectionsState as ConnectionsState
 from compress.prune.structured import Choice as Choice
 from compress.prune.structured import StructuredState as StructuredState
 from compress.prune.structured import UnitScores as UnitScores

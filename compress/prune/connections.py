@@ -1,7 +1,5 @@
 """Pruning of connections: a score, a pattern, a scope and a time course, in any mix."""
 
-import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,49 +7,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 
-from compress.annotations import Array, Bool, Int, PyTree
-from compress.interpret import Quantized
-from compress.prune.masking import apply_masks, sparsity_by_path, sparsity_of
+from compress.annotations import Array, PyTree
+from compress.prune.masking import apply_masks
 from compress.prune.patterns import Pattern, as_pattern
 from compress.prune.ranking import Ranking, exchange, parts_of
-from compress.prune.scopes import Part, Scope, as_scope, with_shares
+from compress.prune.scopes import Scope, as_scope, with_shares
 from compress.prune.scores import Evidence, Score, as_score, random_like
+from compress.prune.state import (
+    ConnectionsState,
+    Layout,
+    check_masks,
+    metrics_of,
+)
 from compress.prune.weights import weight_of
 from compress.prune.when import When, gradual
 from compress.sites import (
     Site,
     Sites,
-    flatten_parameters,
     matching_sites,
     parameter_paths,
 )
 from compress.transform import Ramp, Transform, Update
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The parameters that are pruned, as the trace has shown them."""
-
-    parts: tuple[Part, ...] = ()
-
-
-class ConnectionsState(NamedTuple):
-    """What pruning remembers.
-
-    Attributes:
-      masks: By path of a pruned parameter; True where the weight is kept.
-      score: What the score remembers.
-      num_nan: How many scores were NaN when masks were chosen, so far.
-      layout: The structure of those parameters.
-    """
-
-    masks: dict[str, Bool[Array, "..."]]
-    score: PyTree
-    num_nan: Int[Array, ""]
-    layout: Layout
 
 
 def connections(
@@ -90,7 +67,8 @@ def connections(
     """
     user = "prune.connections"
     found = as_pattern(pattern)
-    chosen = as_scope(scope or ("uniform" if found.kept else "global"), user)
+    usual = "uniform" if found.kept else "global"
+    chosen = as_scope(usual if scope is None else scope, user)
     schedule = _as_when(when, found, chosen, user)
     settings = _Settings(
         user, schedule, as_score(score, user), found, chosen, sites, exclude, min_kept
@@ -133,30 +111,6 @@ def magnitude(
     chosen = as_scope(scope, user)
     return _transform(
         _Settings(user, when, score, pattern, chosen, sites, exclude, min_kept=0)
-    )
-
-
-def fixed(masks: Mapping[str, Bool[Array, "..."]]) -> Transform:
-    """Keeps given masks for good: fine-tuning after pruning.
-
-    Args:
-      masks: By path of a parameter, shaped like it; True where the weight is kept.
-
-    Raises:
-      ValueError: At `init`, if a mask does not fit a parameter.
-    """
-    if not masks:
-        raise ValueError("prune.fixed: there are no masks. Give {path: mask}.")
-    user = "prune.fixed"
-    return Transform(
-        name=user,
-        init=partial(_init_fixed, masks),
-        parameters=lambda memory, params, step: apply_masks(params, memory.masks),
-        metrics=_metrics,
-        check=partial(_check, user),
-        plan=partial(_plan_fixed, masks),
-        provides=frozenset({"mask"}),
-        preserves=frozenset({"mask"}),
     )
 
 
@@ -226,8 +180,8 @@ def _transform(settings: _Settings) -> Transform:
         gradients=partial(_gradients, settings) if settings.dense_gradients else None,
         hold=_hold if settings.when.holds else None,
         update=partial(_update, settings),
-        metrics=_metrics,
-        check=partial(_check, settings.user),
+        metrics=metrics_of,
+        check=partial(check_masks, settings.user),
         plan=partial(_plan, settings),
         provides=frozenset({"mask"}),
         preserves=frozenset({"mask"}),
@@ -384,13 +338,11 @@ def _ranked(
     ranking: Ranking, memory: ConnectionsState, scores: Mapping[str, Array], step: Array
 ) -> dict[str, Array]:
     """The best connections; with a monotone schedule, of those kept until now."""
-    if ranking.when.monotone:
-        lowest = -jnp.inf
-        scores = {p: jnp.where(memory.masks[p], x, lowest) for p, x in scores.items()}
-    kept = ranking.masks(ranking.keep(ranking.units(scores), step))
-    if ranking.when.monotone:
-        return {path: mask & kept[path] for path, mask in memory.masks.items()}
-    return kept
+    units = ranking.units(scores)
+    if not ranking.when.monotone:
+        return ranking.masks(ranking.keep(units, step))
+    kept = ranking.masks(ranking.keep(units, step, ranking.kept(memory.masks)))
+    return {path: mask & kept[path] for path, mask in memory.masks.items()}
 
 
 def _exchanged(
@@ -410,16 +362,11 @@ def _exchanged(
     else:
         key = jax.random.fold_in(jax.random.key(regrow.seed), step)
         growth = {p: random_like(x, key, p) for p, x in scores.items()}
-    masks = {p: mask.astype(jnp.float32) for p, mask in memory.masks.items()}
-    kept, units, grown = (ranking.units(x) for x in (masks, scores, growth))
-    fraction = regrow.drop(step)
+    kept, fraction = ranking.kept(memory.masks), regrow.drop(step)
+    units, grown = ranking.units(scores), ranking.units(growth)
     return ranking.masks(
-        {p: exchange(kept[p] > 0, units[p], grown[p], fraction) for p in kept}
+        {p: exchange(kept[p], units[p], grown[p], fraction) for p in kept}
     )
-
-
-def _metrics(memory: ConnectionsState, step: Array) -> dict[str, Array]:
-    return {"sparsity": sparsity_of(memory.masks), **sparsity_by_path(memory.masks)}
 
 
 def _plan(settings: _Settings, sites: Sites) -> dict[str, str]:
@@ -440,57 +387,3 @@ def _details(settings: _Settings) -> str:
     usual = ("magnitude", "unstructured", "prune.connections", "prune.magnitude")
     found = (settings.score.name, settings.pattern.name, settings.when.name)
     return "".join(f", {name}" for name in found if name not in usual)
-
-
-def _check(
-    user: str, memory: ConnectionsState, params: PyTree, seen: PyTree, step: Any
-) -> list[str]:
-    """Whatever acts after pruning, pruned weights are seen as zero."""
-    paths, leaves, _ = flatten_parameters(seen)
-    values = dict(zip(paths, map(_values, leaves), strict=True))
-    problems = []
-    for path, mask in memory.masks.items():
-        revived = np.count_nonzero(np.asarray(values[path])[~np.asarray(mask)])
-        if revived:
-            problems.append(
-                f'{user} "{path}": {revived} pruned weights are not zero at step '
-                f"{step}. A transform after it changed them."
-            )
-    if memory.num_nan > 0:
-        problems.append(
-            f"{user}: {int(memory.num_nan)} scores were NaN when masks were chosen up "
-            f"to step {step}. Find what makes weights or gradients NaN: a lower "
-            "learning rate, or clipping, may help."
-        )
-    return problems
-
-
-def _values(leaf: Any) -> Any:
-    return leaf.qvalue if isinstance(leaf, Quantized) else leaf
-
-
-def _init_fixed(masks: Mapping[str, Any], params: PyTree, sites: Any) -> Any:
-    by_path = parameter_paths(params)
-    for path, mask in masks.items():
-        if path not in by_path:
-            nearest = difflib.get_close_matches(path, by_path, n=3, cutoff=0.0)
-            raise ValueError(
-                f'prune.fixed: there is no parameter "{path}". The nearest: '
-                f"{', '.join(nearest)}."
-            )
-        if mask.shape != by_path[path].shape or mask.dtype != bool:
-            raise ValueError(
-                f'prune.fixed "{path}": the mask is {mask.dtype}{mask.shape}, the '
-                f"parameter {by_path[path].shape}. Give bool of the same shape."
-            )
-    arrays = {path: jnp.asarray(mask) for path, mask in masks.items()}
-    return ConnectionsState(arrays, (), jnp.zeros((), jnp.int32), Layout())
-
-
-def _plan_fixed(masks: Mapping[str, Any], sites: Sites) -> dict[str, str]:
-    return {
-        site.name: f"pruned {1 - np.mean(np.asarray(masks[path])):.0%}, for good"
-        for path, found in sites.by_path().items()
-        for site in found
-        if path in masks
-    }

@@ -71,6 +71,11 @@ class Ranking(NamedTuple):
             for part in self.parts
         }
 
+    def kept(self, masks: Mapping[str, Array]) -> dict[str, Array]:
+        """Which units have any connection left."""
+        ones = {path: mask.astype(jnp.float32) for path, mask in masks.items()}
+        return {path: share > 0 for path, share in self.units(ones).items()}
+
     def masks(self, kept: Units) -> dict[str, Array]:
         """The mask of each parameter, from what is kept of its units."""
         return {
@@ -78,14 +83,22 @@ class Ranking(NamedTuple):
             for part in self.parts
         }
 
-    def keep(self, units: Units, step: Array) -> dict[str, Array]:
-        """What is kept of the units at a step; a score of -inf never is if it can be.
+    def keep(
+        self, units: Units, step: Array, allowed: Units | None = None
+    ) -> dict[str, Array]:
+        """What is kept of the units at a step, with exact counts under any ties.
 
-        The number that is pruned is exact under any ties.
+        Args:
+          units: Their scores.
+          step: Updates done.
+          allowed: Which may be kept; None for all.
         """
         counts = _counts_at(self, step)
         if self.scope.normalize:
             units = {p: score / root_mean_square(score) for p, score in units.items()}
+        if allowed is not None:
+            lowest = -jnp.inf
+            units = {p: jnp.where(allowed[p], x, lowest) for p, x in units.items()}
         if self.scope.together:
             protected = {p: _protect(u, self.min_kept) for p, u in units.items()}
             return _keep_together(protected, counts[TOGETHER][0])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from compress.annotations import Array, PyTree
 
 # Arrays by path of a pruned parameter.
-ByPath = Mapping[str, Array]
+ByPath = Mapping[str, Any]
 
 
 class Evidence(NamedTuple):
