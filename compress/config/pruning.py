@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from compress.config.base import Many, Model, Patterns, Sites
 
@@ -82,6 +82,8 @@ Pattern = Annotated[
         | Annotated[str, Field(pattern=f"^{_N_M.pattern}$")]
         | Block,
     ),
+    # PlainValidator's own would serialize what it has serialized already.
+    PlainSerializer(lambda x: x.model_dump() if isinstance(x, Block) else x),
 ]
 Scope = Annotated[
     str | Mapping[str, float] | None,

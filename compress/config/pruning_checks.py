@@ -54,8 +54,10 @@ def _zeros_can_be_shared_out(config: Config) -> Iterator[Problem]:
 
 def target_sparsity(prune: Prune) -> float | None:
     """The fraction of zeros that a setting reaches; None if sites differ."""
-    pair = n_m(prune.pattern)
-    return 1 - pair[0] / pair[1] if pair else prune.sparsity
+    kept, of = n_m(prune.pattern) or (0, 0)
+    if kept < of:
+        return 1 - kept / of
+    return prune.sparsity
 
 
 def _sparsity_never_falls(config: Config) -> Iterator[Problem]:
