@@ -24,7 +24,7 @@ from compress.prune.structured.settings import (
     pose,
     rounded_up,
 )
-from compress.sites.groups import Group, Groups
+from compress.sites import Group, Groups
 
 
 class Choice(NamedTuple):
@@ -295,8 +295,8 @@ def _choice(
     sizes = sizes_of(keep)
     groups = settings.groups
     left = {
-        "parameters": groups.parameters(sizes) / groups.parameters({}),
-        "macs": groups.macs(sizes) / groups.macs({}),
-        problem.kind: float(problem.count(sizes) / problem.count({})),
+        "parameters": groups.parameters(sizes) / groups.parameters(),
+        "macs": groups.macs(sizes) / groups.macs(),
+        problem.kind: float(problem.cost.value(removed)) / problem.cost.whole,
     }
     return Choice(keep, sizes, {problem.kind: problem.target}, left)

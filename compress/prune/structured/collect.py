@@ -21,8 +21,7 @@ from compress.prune.structured.scores import (
     scores_of,
 )
 from compress.prune.structured.settings import USER
-from compress.sites import Sites, find_sites
-from compress.sites.groups import Groups
+from compress.sites import Groups, Sites, find_sites
 from compress.transform import State, Transform, check_finite, observe
 
 # The mean of all batches: no batch is forgotten.

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from compress.annotations import Array, Float, Int
 from compress.interpret import unbox
 from compress.prune.structured.members import members_by_path
-from compress.sites import Site
-from compress.sites.groups import Group
+from compress.sites import Group, Site
 
 
 class Inputs(NamedTuple):

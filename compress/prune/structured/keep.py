@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from compress.prune.structured.members import unit_shape
-from compress.sites.groups import Group
+from compress.sites import Group
 
 # By group that loses units, the sorted indices of those kept: [kept], or
 # [layers, kept] where each layer keeps its own.

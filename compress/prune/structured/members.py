@@ -11,8 +11,7 @@ import numpy as np
 
 from compress.annotations import Array, Bool, Float, Int, PyTree
 from compress.interpret import Quantized
-from compress.sites import flatten_parameters
-from compress.sites.groups import Group, Member
+from compress.sites import Group, Member, flatten_parameters
 
 # One number per unit: [units], or [layers, units] if each layer keeps its own.
 UnitArray = Float[Array, "..."]

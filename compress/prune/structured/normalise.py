@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.sites.groups import Group
+from compress.sites import Group
 
 NORMALIZATIONS = ("mean", "none", "isomorphic")
 

@@ -4,7 +4,6 @@ Each score sums over all weights of the unit, of the sites that write it, those 
 read it and the vectors along it, so that it says what removing the unit changes.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,8 +25,7 @@ from compress.prune.structured.members import (
     unit_shape,
     unit_sums,
 )
-from compress.sites import Site, Sites, parameter_paths
-from compress.sites.groups import Group
+from compress.sites import Group, Site, Sites, parameter_paths
 
 SCORES = ("l1", "l2", "taylor", "fisher", "activation")
 # What is averaged over batches of gradients.
@@ -199,7 +197,7 @@ def _activation_scores(
             for member in members:
                 if member.reads and (path, member.axis) in sizes:
                     weight = jnp.abs(by_path[path]).astype(jnp.float32)
-                    only = dataclasses.replace(group, members=(member,))
+                    only = group._replace(members=(member,))
                     read = {path: weight * sizes[path, member.axis]}
                     total = total + unit_sums(read, only)
         found[group.name] = total

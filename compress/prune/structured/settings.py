@@ -5,10 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from compress.prune.structured.costs import Cost, Polynomial, cost_polynomial
+from compress.prune.structured.costs import (
+    Cost,
+    Polynomial,
+    macs_of,
+    parameters_of,
+    polynomial_in,
+)
 from compress.prune.structured.normalise import NORMALIZATIONS
 from compress.prune.structured.scores import SCORES
-from compress.sites.groups import Group, Groups
+from compress.sites import Group, Groups
 
 USER = "prune.structured"
 BUDGETS = ("parameters", "macs", "bops")
@@ -41,8 +47,7 @@ class Problem(NamedTuple):
       depths: The groups that lose whole layers.
       steps: By group in `units`, how many units are gone after each step, from 0.
       drop_layers: How many layers each of `depths` loses.
-      cost: Of the model, in how many units of `[*units, *depths]` are gone.
-      count: The same cost, exactly, from the sizes.
+      cost: Of the model; its variables are `[*units, *depths]`.
     """
 
     kind: str
@@ -52,7 +57,6 @@ class Problem(NamedTuple):
     steps: tuple[tuple[int, ...], ...]
     drop_layers: int
     cost: Polynomial
-    count: Cost
 
     @property
     def scored(self) -> tuple[Group, ...]:
@@ -79,11 +83,8 @@ def pose(settings: Settings) -> Problem:
     if not units and not depths:
         raise ValueError(_nothing_can_go(settings, named))
     steps = tuple(tuple(g.size - kept for kept in allowed[g.name]) for g in units)
-    count = cost_of(settings, kind)
-    cost = cost_polynomial(count, [*units, *depths])
-    problem = Problem(
-        kind, target, units, depths, steps, settings.drop_layers, cost, count
-    )
+    cost = polynomial_in(cost_of(settings, kind), settings.groups, [*units, *depths])
+    problem = Problem(kind, target, units, depths, steps, settings.drop_layers, cost)
     check_reachable(problem, settings)
     return problem
 
@@ -140,9 +141,9 @@ def check_settings(settings: Settings) -> None:
 def cost_of(settings: Settings, kind: str) -> Cost:
     """What counts the cost."""
     if kind == "parameters":
-        return settings.groups.parameters
+        return parameters_of(settings.groups)
     if kind == "macs":
-        return settings.groups.macs
+        return macs_of(settings.groups)
     if settings.bops is None:
         raise ValueError(
             f"{USER}: a budget of bops needs the bits of each site. Give "

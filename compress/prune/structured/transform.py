@@ -35,8 +35,7 @@ from compress.prune.structured.scores import (
 )
 from compress.prune.structured.selection import cost_left, select
 from compress.prune.structured.settings import USER, Problem, Settings, pose
-from compress.sites import Site, Sites
-from compress.sites.groups import Groups
+from compress.sites import Groups, Site, Sites
 from compress.transform import Ramp, Transform, Update, ramp
 
 

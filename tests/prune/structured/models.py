@@ -1,38 +1,14 @@
-"""Small models with their groups written by hand, and their costs counted by hand."""
+"""Small models and their groups."""
 
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compress.sites.groups import Group, Groups, Member
-
-
-def each(size: int) -> np.ndarray:
-    """Unit i at position i."""
-    return np.arange(size)[:, None]
-
-
-def group(
-    name: str, size: int, *members: Member, layers: int | None = None, **other: Any
-) -> Group:
-    settings = {"kind": "units", "frozen": None, "signature": name, **other}
-    return Group(name=name, size=size, layers=layers, members=members, **settings)
-
-
-def writes(path: str, axis: int, size: int, layer: int | None = None) -> Member:
-    return Member(path, axis, each(size), False, True, layer)
-
-
-def reads(path: str, axis: int, size: int, layer: int | None = None) -> Member:
-    return Member(path, axis, each(size), True, False, layer)
-
-
-def vector(path: str, size: int, axis: int = 0, layer: int | None = None) -> Member:
-    return Member(path, axis, each(size), False, False, layer)
-
+import compress
+from compress import Groups
 
 # A perceptron with two hidden layers.
 
@@ -58,36 +34,10 @@ def mlp_params(first: int = 12, second: int = 20, seed: int = 0) -> dict[str, An
     }
 
 
+@functools.cache
 def mlp_groups(first: int = 12, second: int = 20) -> Groups:
-    hidden = (
-        group(
-            "a:1",
-            first,
-            writes("a", 1, first),
-            vector("a_bias", first),
-            reads("b", 0, first),
-            signature="hidden",
-        ),
-        group(
-            "b:1",
-            second,
-            writes("b", 1, second),
-            vector("b_bias", second),
-            reads("c", 0, second),
-            signature="hidden",
-        ),
-        group("a:0", 6, reads("a", 0, 6), frozen="it is the model's input"),
-    )
-
-    def parameters(sizes: Mapping[str, int]) -> int:
-        a, b = sizes.get("a:1", first), sizes.get("b:1", second)
-        return 6 * a + a + a * b + b + 3 * b
-
-    def macs(sizes: Mapping[str, int]) -> int:
-        a, b = sizes.get("a:1", first), sizes.get("b:1", second)
-        return 6 * a + a * b + 3 * b
-
-    return Groups(hidden, parameters, macs)
+    """`a:1` and `b:1`, the hidden units."""
+    return compress.find_groups(mlp, mlp_params(first, second), jnp.ones((1, 6)))
 
 
 # A residual scan: every layer may keep its own hidden units; layers may go.
@@ -119,43 +69,13 @@ def stack_params(seed: int = 0) -> dict[str, Any]:
     return {"embed": draw(5, WIDTH), "layers": layers}
 
 
+STREAM, INNER, DEPTH = "embed:1", "layers/up:2", "layers/bias:0"
+
+
+@functools.cache
 def stack_groups() -> Groups:
-    up, bias, down = "layers/up", "layers/bias", "layers/down"
-    found = (
-        group(
-            "hidden",
-            HIDDEN,
-            writes(up, 2, HIDDEN, 0),
-            vector(bias, HIDDEN, 1, 0),
-            reads(down, 1, HIDDEN, 0),
-            layers=LAYERS,
-        ),
-        # The embedding is tied: one parameter that writes and that reads.
-        group(
-            "stream",
-            WIDTH,
-            writes("embed", 1, WIDTH),
-            reads("embed", 1, WIDTH),
-            reads(up, 1, WIDTH),
-            writes(down, 2, WIDTH),
-        ),
-        group(
-            "depth",
-            LAYERS,
-            *(vector(path, LAYERS) for path in (up, bias, down)),
-            kind="depth",
-        ),
-    )
-
-    def parameters(sizes: Mapping[str, int]) -> int:
-        h, d = sizes.get("hidden", HIDDEN), sizes.get("stream", WIDTH)
-        return 5 * d + sizes.get("depth", LAYERS) * (2 * d * h + h)
-
-    def macs(sizes: Mapping[str, int]) -> int:
-        h, d = sizes.get("hidden", HIDDEN), sizes.get("stream", WIDTH)
-        return 10 * d + sizes.get("depth", LAYERS) * 2 * d * h
-
-    return Groups(found, parameters, macs)
+    """The stream, the hidden units of each layer, and the layers."""
+    return compress.find_groups(stack, stack_params(), jnp.ones((1, 5)))
 
 
 # Convolutions: a square one (one group on both of its axes) and a grouped one.
@@ -186,26 +106,7 @@ def conv_params() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def conv_groups() -> Groups:
-    # A unit is a pair of channels, one in each group of the last convolution.
-    pairs = np.stack([np.arange(4), np.arange(4) + 4], axis=1)
-    found = (
-        group(
-            "in:3",
-            4,
-            Member("in", 3, pairs, False, True, None),
-            Member("square", 2, pairs, True, False, None),
-            Member("square", 3, pairs, False, True, None),
-            reads("grouped", 2, 4),
-            Member("model_state/mean", 0, pairs, False, False, None),
-        ),
-    )
-
-    def parameters(sizes: Mapping[str, int]) -> int:
-        n = sizes.get("in:3", 4)
-        return 36 * n + 36 * n * n + 6 * n
-
-    def macs(sizes: Mapping[str, int]) -> int:
-        return 25 * parameters(sizes)
-
-    return Groups(found, parameters, macs)
+    """One: a unit is a pair of channels, one in each group of the last convolution."""
+    return compress.find_groups(conv, conv_params(), jnp.ones((1, 5, 5, 2)))

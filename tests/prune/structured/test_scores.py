@@ -11,8 +11,11 @@ from compress import prune
 from compress.prune.structured.members import unit_sums
 from compress.prune.structured.normalise import normalise
 from tests.prune.structured.models import (
+    DEPTH,
     HIDDEN,
+    INNER,
     LAYERS,
+    STREAM,
     conv,
     conv_groups,
     conv_params,
@@ -127,11 +130,11 @@ def test_layers_of_a_scan_are_scored_each_alone_and_with_what_each_reads() -> No
     found = prune.unit_scores(groups, params, "l1").values
     up, bias, down = (p["layers"][n] for n in ("up", "bias", "down"))
     close(
-        found["hidden"],
+        found[INNER],
         np.abs(up).sum(1) + np.abs(bias) + np.abs(down).sum(2),
     )
     close(
-        found["depth"],
+        found[DEPTH],
         [
             np.abs(w).sum()
             for w in (
@@ -142,7 +145,7 @@ def test_layers_of_a_scan_are_scored_each_alone_and_with_what_each_reads() -> No
     )
     # The tied embedding counts once.
     close(
-        found["stream"],
+        found[STREAM],
         np.abs(p["embed"]).sum(0) + np.abs(up).sum((0, 2)) + np.abs(down).sum((0, 1)),
     )
     scored = prune.unit_scores(
@@ -154,19 +157,17 @@ def test_layers_of_a_scan_are_scored_each_alone_and_with_what_each_reads() -> No
         inner = np.maximum(h @ up[i] + bias[i], 0)
         expected[i] = np.abs(down[i]).sum(1) * np.sqrt(np.square(inner).mean(0))
         h = h + inner @ down[i]
-    close(scored.values["hidden"], expected)
+    close(scored.values[INNER], expected)
     # No site reads along the layers.
-    assert [record["group"] for record in scored.records] == ["depth"]
+    assert [record["group"] for record in scored.records] == [DEPTH]
     assert scored.records[0]["score"] == "l2"
-    close(
-        scored.values["depth"], prune.unit_scores(groups, params, "l2").values["depth"]
-    )
+    close(scored.values[DEPTH], prune.unit_scores(groups, params, "l2").values[DEPTH])
 
 
 def test_a_weight_on_both_axes_of_a_group_counts_once() -> None:
     params, groups = conv_params(), conv_groups()
     p = wide(params)
-    found = prune.unit_scores(groups, params, "l1").values["in:3"]
+    found = prune.unit_scores(groups, params, "l1").values["in:3.1"]
     expected = []
     for unit in range(4):
         mine = np.isin(np.arange(8), [unit, unit + 4])
@@ -194,12 +195,12 @@ def test_a_grouped_convolution_reads_each_of_its_groups_channels() -> None:
     pooled = np.sqrt(mean(second).reshape(2, 4).mean(0))
     grouped = np.abs(np.asarray(params["grouped"])).sum((0, 1, 3)) * pooled
     np.testing.assert_allclose(
-        found.values["in:3"], square[:4] + square[4:] + grouped, rtol=1e-4
+        found.values["in:3.1"], square[:4] + square[4:] + grouped, rtol=1e-4
     )
 
 
 def test_unit_sums_ignore_parameters_without_values() -> None:
-    (group,) = conv_groups()
+    (group,) = conv_groups().free
     assert not np.asarray(unit_sums({}, group)).any()
 
 
@@ -235,7 +236,7 @@ def test_isomorphic_ranks_the_units_of_like_groups_together(xp: Any) -> None:
 
 
 def test_a_group_of_zeros_stays_zero() -> None:
-    (group,) = conv_groups()
+    (group,) = conv_groups().free
     zeros = {group.name: np.zeros(4)}
     alive = {group.name: np.ones(4, bool)}
     assert not normalise(zeros, alive, [group], "mean", np)[group.name].any()
