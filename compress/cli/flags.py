@@ -15,6 +15,11 @@ SET = flags.DEFINE_multi_string(
     "Overrides a value of the config, --set stages[1].prune.sparsity=0.9; may be "
     "repeated.",
 )
+DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder of data sets; tasks find it in the environment as JAX_COMPRESS_DATA.",
+)
 FAST = flags.DEFINE_bool(
     "fast", False, "Applies the config's fast: section, which shrinks it to seconds."
 )

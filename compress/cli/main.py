@@ -24,6 +24,7 @@ Results go to --workdir, by default runs/<name of the config>. An interrupted `r
 goes on with --resume; `compare` always goes on, and skips what is finished.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
     if not fewest <= len(arguments) <= most:
         return _usage(f"{name} takes {_count(fewest, most)}, got {len(arguments)}")
     try:
+        _offer_data()
         return function(*arguments)
     except BrokenPipeError:
         return 0
@@ -95,6 +97,16 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _offer_data() -> None:
+    """Tells tasks, here and in the workers of a comparison, where their data are."""
+    folder = own_flags.DATA_DIR.value
+    if folder is None:
+        return
+    if not os.path.isdir(folder):
+        raise ValueError(f"--data_dir: {folder} is no folder. Name the data's folder.")
+    os.environ["JAX_COMPRESS_DATA"] = os.path.abspath(folder)
 
 
 def _is_not_of_orbax(record: Any) -> bool:

@@ -97,9 +97,12 @@ def is_literal(atom: Any) -> bool:
 
 
 def bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    """Runs one equation as it was traced."""
+    """Runs one equation as it was traced; it stays the user's line."""
     params = equation.primitive.get_bind_params(equation.params)
-    outputs = equation.primitive.bind(*operands, **params)
+    info = equation.source_info
+    scope = source_info_util.current_name_stack() + info.name_stack
+    with source_info_util.user_context(info.traceback, name_stack=scope):
+        outputs = equation.primitive.bind(*operands, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 

@@ -130,7 +130,7 @@ def check_keep(groups: Groups, name: str, kept: Any) -> np.ndarray:
     if group.frozen is not None:
         raise ValueError(f"shrink: {name} cannot lose units: {group.frozen}.")
     indices = np.asarray(kept)
-    rows = indices.reshape(-1, indices.shape[-1] if indices.ndim else 1)
+    rows = np.atleast_2d(indices)
     ranks = (1, 2) if group.layers else (1,)
     if indices.ndim not in ranks or not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(
@@ -143,8 +143,12 @@ def check_keep(groups: Groups, name: str, kept: Any) -> np.ndarray:
             f"shrink: {name}: {len(rows)} rows of units for {group.layers} layers. "
             "Give one row for each layer."
         )
-    sorted_units = (np.diff(rows, axis=1) > 0).all() and rows.size > 0
-    if not sorted_units or rows.min() < 0 or rows.max() >= group.size:
+    if (
+        rows.size == 0
+        or (np.diff(rows, axis=1) <= 0).any()
+        or rows.min() < 0
+        or rows.max() >= group.size
+    ):
         raise ValueError(
             f"shrink: {name}: kept units must be sorted, different, at least one, and "
             f"from 0 to {group.size - 1}."

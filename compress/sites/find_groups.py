@@ -114,7 +114,7 @@ def _groups(traced: Traced, sites: Sites) -> Groups:
     groups = []
     for name, (leaf, members) in named.items():
         layers = _layers(leaf, members, contexts, traced)
-        saved = {name: leaf.size - 1}
+        parameters, macs = empty.saved_by_one(leaf)
         groups.append(
             Group(
                 name=name,
@@ -125,8 +125,8 @@ def _groups(traced: Traced, sites: Sites) -> Groups:
                 frozen=_frozen(leaf, [m for m, _ in members], leaf in lengths),
                 summed=next(iter(leaf.summed), None),
                 signature=_signature(members, traced, sites),
-                parameters=empty.parameters() - empty.parameters(saved),
-                macs=empty.macs() - empty.macs(saved),
+                parameters=parameters,
+                macs=macs,
             )
         )
     return Groups(tuple(groups), atoms_by_name, shapes, contractions)

@@ -8,16 +8,19 @@ modules; here axes are followed through every equation.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from compress.annotations import Int
-from compress.interpret.axes import WINDOW, Node, size_with
+from compress.interpret.axes import WINDOW, Node, leaves, size_with
+from compress.sites.find import flat_paths
 from compress.sites.patterns import as_list, glob, nearest_names
 
 
@@ -124,8 +127,41 @@ class Groups:
             for axes in self.contractions
         )
 
+    def saved_by_one(self, leaf: Node) -> tuple[int, int]:
+        """Parameters and multiply-accumulates that one unit of an atom saves."""
+        smaller = {leaf: leaf.size - 1}
+        saved = [0, 0]
+        for which, table in enumerate(self._uses):
+            for axes in table.get(leaf, ()):
+                full = math.prod(node.size for node in axes)
+                saved[which] += full - math.prod(size_with(n, smaller) for n in axes)
+        return saved[0], saved[1]
+
+    @functools.cached_property
+    def _uses(self) -> tuple[dict[Node, list[Any]], dict[Node, list[Any]]]:
+        """By atom, the parameters and the contractions it is an axis of."""
+        parameters = [x for p, x in self.shapes.items() if not p.startswith(STATE)]
+        return _by_atom(parameters), _by_atom(self.contractions)
+
     def _sizes(self, sizes: Mapping[str, int] | None) -> dict[Node, int]:
         return {self.atoms[name]: size for name, size in (sizes or {}).items()}
+
+    def tree(self, params: Any) -> Any:
+        """For programs: like the parameters, for each a tuple of its axes' groups.
+
+        An axis is the tuple of the names of the free groups on it. Tuples are leaves.
+        """
+        names: dict[tuple[str, int], tuple[str, ...]] = {}
+        for group in self.free:
+            for member in group.members:
+                key = (member.path, member.axis)
+                names[key] = (*names.get(key, ()), group.name)
+        leaves_, structure = jax.tree.flatten(params)
+        axes = [
+            tuple(names.get((path, axis), ()) for axis in range(len(leaf.shape)))
+            for path, leaf in zip(flat_paths(params), leaves_, strict=True)
+        ]
+        return jax.tree.unflatten(structure, axes)
 
     def matching(
         self,
@@ -192,6 +228,14 @@ class Groups:
 
 
 STATE = "model_state/"
+
+
+def _by_atom(products: Sequence[Sequence[Node]]) -> dict[Node, list[Any]]:
+    found: dict[Node, list[Any]] = {}
+    for axes in products:
+        for leaf in {leaf for node in axes for leaf in leaves(node)}:
+            found.setdefault(leaf, []).append(axes)
+    return found
 
 
 def _row(group: Group) -> tuple[str, ...]:

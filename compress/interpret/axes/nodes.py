@@ -55,6 +55,8 @@ def find(node: Node) -> Node:
 
 def atom(size: Any, reason: str | None = None) -> Node:
     """A new axis, of which nothing is known; frozen if there is a reason."""
+    # Some primitives hold NumPy's integers.
+    size = int(size) if isinstance(size, np.integer) else size
     return Node(size, reasons={reason: None} if reason else {})
 
 

@@ -110,7 +110,7 @@ class _Resizing:
     def compute(
         self, equation: Equation, operands: list[Sized], at: Location
     ) -> list[Sized]:
-        constant = all(fixed for _, fixed in operands)
+        constant = at not in self.axes.equations and all(x for _, x in operands)
         if constant or at not in self.touched:
             results = bind(equation, [x for x, _ in operands])
             return list(zip(results, self._flags(at, len(results), constant)))

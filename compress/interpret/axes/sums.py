@@ -149,7 +149,7 @@ def reduce_sum(equation: Equation, operands: Values, where: str) -> list[Value]:
     return [_without(x, equation.params["axes"], x.zeros, x.layers)]
 
 
-def _without(x: Value, gone: Sequence[int], zeros: Any, layers: Any) -> Value:
+def _without(x: Value, gone: Sequence[Any], zeros: Any, layers: Any) -> Value:
     kept = [i for i in range(len(x.axes)) if i not in gone]
     return Value(
         tuple(x.axes[i] for i in kept), tuple(zeros[i] for i in kept), tuple(layers)

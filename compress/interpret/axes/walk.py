@@ -36,7 +36,6 @@ from compress.interpret.provenance import CONTRACTIONS
 
 RULES = {**moves.RULES, **sums.RULES}
 _KEEPS_NUMBER = (
-    primitives.broadcast_in_dim_p,
     primitives.convert_element_type_p,
     primitives.copy_p,
     primitives.reshape_p,
@@ -53,11 +52,13 @@ class Here:
       location: Of the equation, or of the body around it.
       scans: Locations of the scans around it, outermost first.
       repeats: How often each of them runs its body, as an axis.
+      line: The user's; inside a function of JAX that of its call.
     """
 
     location: Location = ()
     scans: tuple[Location, ...] = ()
     repeats: tuple[Node, ...] = ()
+    line: str = ""
 
 
 @dataclasses.dataclass
@@ -97,7 +98,9 @@ class Axes:
             return _literal(operand, depth) if is_literal(operand) else known[operand]
 
         for index, equation in enumerate(jaxpr.eqns):
-            at = dataclasses.replace(here, location=(*here.location, index))
+            line = source_line(equation) or here.line
+            location = (*here.location, index)
+            at = dataclasses.replace(here, location=location, line=line)
             operands = [read(operand) for operand in equation.invars]
             known.update(zip(equation.outvars, self._visit(equation, operands, at)))
         return [read(operand) for operand in jaxpr.outvars]
@@ -105,7 +108,9 @@ class Axes:
     def _visit(
         self, equation: Equation, operands: list[Value], here: Here
     ) -> list[Value]:
-        if all(value.constant for value in operands):
+        # What a constant is spread to may have any size.
+        spread = equation.primitive is primitives.broadcast_in_dim_p
+        if all(value.constant for value in operands) and not spread:
             return _constants(equation, operands, len(here.scans))
         if equation.primitive is not shard_map_p and (inner := bodies(equation)):
             return self._nested(equation, inner, operands, here)
@@ -128,7 +133,7 @@ class Axes:
     def _apply(
         self, equation: Equation, operands: list[Value], here: Here
     ) -> list[Value]:
-        where = source_line(equation)
+        where = here.line
         if equation.primitive in ELEMENTWISE:
             results = [elementwise(equation, operands, where)]
         elif equation.primitive in RULES:
@@ -193,7 +198,7 @@ class Axes:
         here: Here,
     ) -> list[Value]:
         """cond and while: the results of all bodies, and what is carried, are one."""
-        where = source_line(equation)
+        where = here.line
         carried = [
             _outside(operands[i]) for i, how in inner[-1].feeds if how is CARRIED
         ]
@@ -219,12 +224,13 @@ class Axes:
     def _scan(
         self, equation: Equation, body: Body, operands: list[Value], here: Here
     ) -> list[Value]:
-        """What is carried keeps its axes; inputs lose the first one, results gain it."""
-        where, length = source_line(equation), atom(body.repeats)
+        """Inputs lose their first axis, results gain it; what is carried keeps its."""
+        where, length = here.line, atom(body.repeats)
         inside = Here(
             (*here.location, 0),
             (*here.scans, here.location),
             (*here.repeats, length),
+            here.line,
         )
         feeds = [(operands[i], how) for i, how in body.feeds]
         for value, how in feeds:
