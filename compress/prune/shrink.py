@@ -207,7 +207,8 @@ def _take_leaf(
 ) -> Any:
     if path is None or np.ndim(x) != len(shapes[path]):
         return x
-    for axis, size in enumerate(shapes[path]):
+    # Layers go last: before, there is a row of units for each.
+    for axis, size in reversed(list(enumerate(shapes[path]))):
         cut = cuts.get((path, axis))
         if cut is None or x.shape[axis] != size:
             continue
