@@ -8,18 +8,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from compress.annotations import Array, Bool, PyTree
+from compress.annotations import PyTree
 from compress.prune.masking import apply_masks
 from compress.prune.state import ConnectionsState, Layout, check_masks, metrics_of
 from compress.sites import Sites, parameter_paths
 from compress.transform import Transform
 
 
-def fixed(masks: Mapping[str, Bool[Array, "..."]]) -> Transform:
+def fixed(masks: Mapping[str, Any]) -> Transform:
     """Keeps given masks for good: fine-tuning after pruning.
 
     Args:
-      masks: By path of a parameter, shaped like it; True where the weight is kept.
+      masks: Arrays of bool by path of a parameter, shaped like it; True where the
+        weight is kept.
 
     Raises:
       ValueError: At `init`, if a mask does not fit a parameter.

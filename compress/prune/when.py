@@ -134,7 +134,9 @@ def straight_through(
     return When(user, ramps, due, end=steps[1], returns=True, trains=True)
 
 
-def cyclic(sparsity: float, *, steps: tuple[int, int], sparse: int, dense: int) -> When:
+def cyclic(
+    sparsity: float | Ramp, *, steps: tuple[int, int], sparse: int, dense: int
+) -> When:
     """Sparse and dense phases in turn (AC/DC); the last one is sparse.
 
     In a dense phase the pruned weights start again from zero, without momentum.
@@ -142,7 +144,7 @@ def cyclic(sparsity: float, *, steps: tuple[int, int], sparse: int, dense: int) 
     Source: Peste et al. 2021, https://arxiv.org/abs/2106.12379
 
     Args:
-      sparsity: Fraction of zeros in sparse phases.
+      sparsity: Fraction of zeros in sparse phases: a number.
       steps: Start of the first sparse phase, and of the last one: a phase that is on
         at that step ends there.
       sparse: Steps of a sparse phase.
@@ -152,6 +154,7 @@ def cyclic(sparsity: float, *, steps: tuple[int, int], sparse: int, dense: int) 
       ValueError: If a setting is out of range, or no dense phase fits.
     """
     user, (begin, end) = "prune.cyclic", steps
+    _check_number(sparsity, user)
     ramps = _as_ramps(sparsity, begin)
     _check_sparsity(ramps, user)
     _check_positive(user, sparse=sparse, dense=dense)
@@ -172,7 +175,7 @@ def cyclic(sparsity: float, *, steps: tuple[int, int], sparse: int, dense: int) 
 
 
 def rigl(
-    sparsity: float, *, steps: tuple[int, int], every: int, drop: float = 0.3
+    sparsity: float | Ramp, *, steps: tuple[int, int], every: int, drop: float = 0.3
 ) -> When:
     """The smallest connections are exchanged for those of the largest gradient.
 
@@ -183,7 +186,7 @@ def rigl(
     Source: Evci et al. 2020, https://arxiv.org/abs/1911.11134
 
     Args:
-      sparsity: Fraction of zeros.
+      sparsity: Fraction of zeros: a number.
       steps: When the first mask is chosen, and when exchanging ends.
       every: Steps between exchanges.
       drop: The fraction of each layer's connections exchanged at first.
@@ -196,7 +199,7 @@ def rigl(
 
 
 def sparse_evolution(
-    sparsity: float,
+    sparsity: float | Ramp,
     *,
     steps: tuple[int, int],
     every: int,
@@ -210,7 +213,7 @@ def sparse_evolution(
     Source: Mocanu et al. 2018, https://arxiv.org/abs/1707.04780
 
     Args:
-      sparsity: Fraction of zeros.
+      sparsity: Fraction of zeros: a number.
       steps: When the first mask is chosen, and when exchanging ends.
       every: Steps between exchanges.
       drop: The fraction of each layer's connections exchanged.
@@ -225,7 +228,7 @@ def sparse_evolution(
 
 def _exchanging(
     user: str,
-    sparsity: float,
+    sparsity: float | Ramp,
     steps: tuple[int, int],
     every: int,
     drop: float,
@@ -233,14 +236,10 @@ def _exchanging(
     fraction: Callable[[Step], Float[Array, ""]],
     seed: int = 0,
 ) -> When:
+    _check_number(sparsity, user)
     ramps, due = _between(user, sparsity, steps, every)
     if not 0.0 < drop <= 1.0:
         raise ValueError(f"{user}: drop={drop} must be above 0 and at most 1.")
-    if not isinstance(sparsity, (int, float)):
-        raise ValueError(
-            f"{user}: sparsity={sparsity} must be a number: the count of connections "
-            "stays the same. Use prune.gradual for a ramp."
-        )
     regrow = Regrow(by, fraction, seed)
     return When(user, ramps, due, end=steps[1], holds=True, regrow=regrow)
 
@@ -295,6 +294,14 @@ def _check_rising(ramps: tuple[Ramp, ...], user: str) -> None:
                 f"({second.begin}, {second.end}) must come after the ramp to "
                 f"{first.final} and not below it: pruned weights do not come back."
             )
+
+
+def _check_number(sparsity: float | Ramp, user: str) -> None:
+    if isinstance(sparsity, Ramp):
+        raise ValueError(
+            f"{user}: sparsity={sparsity} must be a number: it does not change. Use "
+            "prune.gradual for a ramp."
+        )
 
 
 def _check_positive(user: str, **counts: int) -> None:

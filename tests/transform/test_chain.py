@@ -255,3 +255,30 @@ def test_the_state_is_a_tree_of_arrays(model: Any) -> None:
     again = jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves])
     assert isinstance(again, State)
     assert jax.tree.structure(again) == structure
+
+
+def test_gradients_and_what_is_held_pass_through_every_link(model: Any) -> None:
+    def link(name: str, factor: float) -> Transform:
+        return Transform(
+            name,
+            init=lambda params, sites: jnp.float32(factor),
+            gradients=lambda m, g, step: jax.tree.map(lambda x: m * x + 1.0, g),
+            hold=lambda m, leaves, step: {n: m * x for n, x in leaves.items()},
+        )
+
+    params, x = model
+    transform = chain(link("one", 2.0), scaled(1.0), link("two", 3.0))
+    state = compress.init(forward, transform, params, x)
+    grads = compress.gradients(transform, state, params)
+    assert_equal(grads, jax.tree.map(lambda g: 3.0 * (2.0 * g + 1.0) + 1.0, params))
+    moments = {"mu": params, "count": jnp.float32(5.0)}
+    held, moments = compress.hold(transform, state, params, moments)
+    assert_equal(held, jax.tree.map(lambda p: 6.0 * p, params))
+    assert_equal(moments["mu"], held)
+    assert moments["count"] == 5.0
+
+
+def test_a_chain_without_these_moments_costs_no_pass_over_the_parameters() -> None:
+    transform = chain(prune.magnitude(0.5), quantize.fake_quant())
+    assert transform.gradients is None
+    assert transform.hold is None
