@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compress.annotations import Bool, Float, Int, PyTree
+from compress.annotations import Bool, Float, PyTree
 from compress.interpret import Quantized
 from compress.sites import flatten_parameters
 from compress.transform import State, Transform, init
@@ -39,8 +39,8 @@ class Quantizer(NamedTuple):
     state: State
     grids: Mapping[str, WeightGrid]
 
-    def integers(self, params: PyTree) -> dict[str, Int[np.ndarray, "..."]]:
-        """What the transform rounds the parameters to, by path."""
+    def integers(self, params: PyTree) -> dict[str, Float[np.ndarray, "..."]]:
+        """What the transform rounds the parameters to, by path, carried in floats."""
         boxes = _boxes(self.transform, self.state, params)
         return {path: np.asarray(boxes[path].qvalue) for path in self.grids}
 

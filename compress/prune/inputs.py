@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Array, Float, Int, PyTree
-from compress.interpret import Program, Quantized, bodies, unbox
+from compress.interpret import Body, Equation, Program, Quantized, bodies, unbox
 from compress.prune.matrices import (
     hessians,
+    input_channels,
     squared_norms,
     unsupported,
     weight_matrices,
@@ -49,7 +50,8 @@ class Rows(NamedTuple):
     Attributes:
       path: Of the parameter.
       sites: Names of the sites that read it.
-      indices: Positions in the flattened parameter; columns in the parameter's order.
+      indices: Positions in the flattened parameter. Columns are in the parameter's
+        order; of a convolution, position by position, channels inside.
       moment: Of the inputs, `[groups, inputs]` or `[groups, inputs, inputs]`, summed
         over all uses; None if nothing was asked for.
     """
@@ -101,16 +103,29 @@ def refusal(program: Program, site: Site) -> str | None:
     """Why the inputs of a site cannot be observed, or None."""
     if not jnp.issubdtype(site.weight_dtype, jnp.floating):
         return f"its weight is {site.weight_dtype}, not floating"
-    jaxpr, location = program.jaxpr, list(site.location)
+    around, equation = _walk_to(program, site)
+    if any(body.repeats is None for body in around):
+        return "inside a while loop, whose rounds cannot be collected"
+    if any(body.devices > 1 for body in around):
+        return "inside a shard_map, where each device sees other inputs"
+    return unsupported(equation)
+
+
+def neighbours(program: Program, site: Site) -> int:
+    """How many inputs of a site follow one another: channels, or the innermost axis."""
+    inside = site.weight_shape[site.contracting[-1]] if site.contracting else 1
+    channels = input_channels(_walk_to(program, site)[1])
+    return inside if channels is None else channels
+
+
+def _walk_to(program: Program, site: Site) -> tuple[list[Body], Equation]:
+    """The programs around the equation of a site, and the equation."""
+    jaxpr, location, around = program.jaxpr, list(site.location), []
     while len(location) > 1:
         equation, body = jaxpr.eqns[location.pop(0)], location.pop(0)
-        inner = bodies(equation)[body]
-        if inner.repeats is None:
-            return "inside a while loop, whose rounds cannot be collected"
-        if inner.devices > 1:
-            return "inside a shard_map, where each device sees other inputs"
-        jaxpr = inner.jaxpr
-    return unsupported(jaxpr.eqns[location[0]])
+        around.append(bodies(equation)[body])
+        jaxpr = around[-1].jaxpr
+    return around, jaxpr.eqns[location[0]]
 
 
 # tap(site, equation, operands) -> what to collect of a site that is wanted
@@ -231,7 +246,7 @@ def _rows_of(
         if not places[name][1].all():
             reason = f'"{name}" is in a branch that the first batch does not take'
             return [Refused(path, names, reason)]
-    per_use = [_groups(places[n][0], moments.get(n)) for n in names]
+    per_use = [_groups(site, places[site.name][0], moments) for site in uses]
     if _overlaps([g.indices for groups in per_use for g in groups]):
         merged = _merge([g for groups in per_use for g in groups])
         if _overlaps([g.indices for g in merged]):
@@ -241,17 +256,21 @@ def _rows_of(
     return [_stacked(path, names, groups) for groups in per_use]
 
 
-def _groups(places: Any, moment: Any) -> list[_Group]:
-    """The groups of one site, its scans flattened, columns in the parameter's order."""
+def _groups(site: Site, places: Any, moments: Mapping[str, Any]) -> list[_Group]:
+    """The groups of one site, its scans flattened."""
     indices = places.reshape(-1, *places.shape[-2:])
-    order = np.argsort(indices[:, 0], axis=-1)
+    # A convolution's columns are in order already; a product's are as it was written.
+    order = np.broadcast_to(np.arange(indices.shape[-1]), indices[:, 0].shape)
+    if site.op != "conv_general_dilated":
+        order = np.argsort(indices[:, 0], axis=-1)
     indices = np.take_along_axis(indices, order[:, None], axis=-1)
-    if moment is None:
+    if site.name not in moments:
         return [_Group(i, None) for i in indices]
-    moments = moment.reshape(-1, *moment.shape[places.ndim - 2 :])
+    moment = moments[site.name]
+    moment = moment.reshape(-1, *moment.shape[places.ndim - 2 :])
     return [
         _Group(i, _reordered(m, o))
-        for i, m, o in zip(indices, moments, order, strict=True)
+        for i, m, o in zip(indices, moment, order, strict=True)
     ]
 
 

@@ -2,8 +2,8 @@
 
 Every contraction is, for each of its groups (batch axes, experts, feature groups of a
 convolution), `x @ w.T` with inputs `[rows, inputs]` and weights `[outputs, inputs]`. A
-row of weights makes one output; its columns are in the parameter's own order where a
-convolution's inputs are innermost (HWIO).
+row of weights makes one output. The columns of a convolution are the positions of its
+window, and at each of them the input channels.
 """
 
 import math
@@ -132,3 +132,11 @@ def unsupported(equation: Equation) -> str | None:
         if params["batch_group_count"] != 1:
             return "a convolution with groups of examples"
     return None
+
+
+def input_channels(equation: Equation) -> int | None:
+    """The channels each output of a convolution reads; None for a product."""
+    if equation.primitive is not primitives.conv_general_dilated_p:
+        return None
+    numbers = equation.params["dimension_numbers"]
+    return int(shape_of(equation.invars[1])[numbers.rhs_spec[1]])

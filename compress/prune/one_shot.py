@@ -18,6 +18,7 @@ from compress.prune.grid import Quantizer, WeightGrid, quantizer_of
 from compress.prune.inputs import Refused, Rows, input_moments
 from compress.prune.one_shot_checks import (
     SCORES,
+    Asked,
     Settings,
     check_settings,
     checked_batches,
@@ -90,8 +91,9 @@ def one_shot(
     quantize: Transform | None = None,
     sites: str | Sequence[str] = "**",
     exclude: str | Sequence[str] = (),
+    rank: str | None = None,
     damping: float = 0.01,
-    block: int = 128,
+    block: int | None = None,
     sequential: bool = False,
     model_state: PyTree = None,
 ) -> Pruned:
@@ -111,14 +113,20 @@ def one_shot(
         the smallest |w| ||x||) or `second_order` (SparseGPT).
       sparsity: Fraction of zeros, in [0, 1); by default 0.5, or what an N:M gives.
       pattern: `unstructured`, or `2:4` and the like: 2 are kept of each 4 neighbours
-        along the innermost contracted axis of the parameter.
+        along the innermost contracted axis of the parameter; of a convolution, along
+        its input channels.
       quantize: A transform that quantizes weights, such as `fake_quant`, to round the
         weights for in the same pass; only with `second_order`. Applied to the result,
         it finds the same integers.
       sites: Patterns; see `compress.sites.matching_sites`.
       exclude: Likewise, of sites that stay dense.
-      damping: See `second_order`.
-      block: See `second_order`.
+      rank: What the smallest scores are sought in without N:M: `layer`, or `output`,
+        each row alone. By default `output` for `wanda`, as published, and `layer` for
+        `magnitude`. Not of `second_order`, which has blocks.
+      damping: Added to the diagonal of the Hessian, as a fraction of its mean.
+      block: Columns whose mask the second-order score chooses together. By default
+        128, as published, but an eighth of the inputs where there are fewer than
+        1024 (at least 8): what the last columns lose, no later one makes up for.
       sequential: Observe the inputs of each parameter after those before it in the
         program were pruned, as SparseGPT does: a pass over the batches, and a
         compilation, for each. The layers of a scan are pruned together all the same.
@@ -129,14 +137,13 @@ def one_shot(
       ValueError: If a setting is out of range, a pattern matches nothing, an axis has
         no whole groups, or a parameter or batch is not finite.
     """
-    settings = check_settings(
-        score, sparsity, pattern, damping, block, quantizes=quantize is not None
-    )
+    asked = Asked(score, sparsity, pattern, rank, damping, block, quantize is not None)
+    settings = check_settings(asked)
     check_finite(params)
     data = checked_batches(batches, model_state)
     program = trace(forward, params, *data[0])
     found = find_sites_in(program, params)
-    by_path = choose(found, sites, exclude, settings)
+    by_path = choose(program, found, sites, exclude, settings)
     refused = refusals(program, found, by_path)
     usable = {path: uses for path, uses in by_path.items() if path not in refused}
     quantizer = (
@@ -177,26 +184,45 @@ def _prune(
 ) -> _Result:
     """Prunes one parameter, each part with its own inputs."""
     flat = np.array(leaf, np.float32).ravel()
-    mask, change, before, damping = np.ones(flat.size, bool), 0.0, 0.0, None
-    notes: list[str] = []
-    for part in parts:
-        if reason := _obstacle(settings, part):
+    for reason in [_obstacle(settings, part) for part in parts]:
+        if reason is not None:
             record = Record(path, flat.size, 0, notes=(f"left dense: {reason}",))
             return _Result(leaf, None, record)
-        old = flat[part.indices]
-        new, kept, used = _prune_rows(settings, old, part, grid)
-        flat[part.indices], mask[part.indices] = new, kept
-        notes += _notes(settings, part, used)
-        if used is not None:
-            damping = max(damping or 0.0, float(used.max()))
-            change += _output_squares(new - old, part.moment)
-            before += _output_squares(old, part.moment)
-    error = None if damping is None else change / before if before else 0.0
-    record = Record(
-        path, flat.size, int((~mask).sum()), error, damping, tuple(dict.fromkeys(notes))
-    )
+    mask, error, notes = np.ones(flat.size, bool), _Error(), []
+    for rows in [part for part in parts if isinstance(part, Rows)]:
+        old = flat[rows.indices]
+        new, kept, damping = _prune_rows(settings, old, rows, grid)
+        flat[rows.indices], mask[rows.indices] = new, kept
+        notes += _notes(settings, rows, damping)
+        if damping is not None:
+            error = error.add(old, new, rows.moment, damping)
+    pruned, unique = int((~mask).sum()), tuple(dict.fromkeys(notes))
+    record = Record(path, flat.size, pruned, error.relative, error.damping, unique)
     weights = jnp.asarray(flat.reshape(leaf.shape)).astype(leaf.dtype)
     return _Result(weights, jnp.asarray(mask.reshape(leaf.shape)), record)
+
+
+class _Error(NamedTuple):
+    """Squared outputs of what was pruned so far, and their change."""
+
+    change: float = 0.0
+    before: float = 0.0
+    damping: float | None = None
+
+    @property
+    def relative(self) -> float | None:
+        """The change as a fraction; None if no Hessian told it."""
+        if self.damping is None:
+            return None
+        return self.change / self.before if self.before else 0.0
+
+    def add(self, old: Any, new: Any, hessians: Any, damping: Any) -> "_Error":
+        """With some more matrices."""
+        return _Error(
+            self.change + _output_squares(new - old, hessians),
+            self.before + _output_squares(old, hessians),
+            max(self.damping or 0.0, float(damping.max())),
+        )
 
 
 def _obstacle(settings: Settings, part: Rows | Refused) -> str | None:
@@ -221,12 +247,17 @@ def _prune_rows(
             sparsity=settings.sparsity,
             n_of_m=settings.n_of_m,
             damping=settings.damping,
-            block=settings.block,
+            block=settings.block or _block(weights.shape[-1]),
         )
         new, mask, used = (np.asarray(x) for x in solution)
         return new, mask, used
     mask = np.asarray(_mask(settings, jnp.asarray(weights), rows.moment))
     return np.where(mask, weights, np.float32(0.0)), mask, None
+
+
+def _block(inputs: int) -> int:
+    """At least eight blocks: a transformer of 80 inputs lost 1.85 instead of 1.94."""
+    return min(128, max(8, inputs // 8))
 
 
 def _mask(settings: Settings, weights: Any, moment: Any) -> Any:
@@ -238,7 +269,7 @@ def _mask(settings: Settings, weights: Any, moment: Any) -> Any:
         scores = wanda_scores(weights, jnp.asarray(moment + blank.astype(np.float32)))
     if settings.n_of_m is not None:
         return keep_n_of_m(scores, *settings.n_of_m)
-    if settings.score == "wanda":
+    if settings.rank == "output":
         return keep_per_output(scores, settings.sparsity)
     together = scores.reshape(len(scores), 1, -1)
     return keep_per_output(together, settings.sparsity).reshape(scores.shape)

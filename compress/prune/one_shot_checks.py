@@ -7,13 +7,25 @@ from typing import Any, NamedTuple
 
 from compress.annotations import PyTree
 from compress.interpret import Program
-from compress.prune.inputs import refusal
+from compress.prune.inputs import neighbours, refusal
 from compress.sites import Site, Sites, matching_sites
 from compress.transform import check_batch
 
 USER = "prune.one_shot"
 # What each score needs to know of the inputs.
 SCORES = {"magnitude": "none", "wanda": "norms", "second_order": "hessian"}
+
+
+class Asked(NamedTuple):
+    """The arguments of `one_shot` that are checked before anything is traced."""
+
+    score: str
+    sparsity: float | None
+    pattern: str
+    rank: str | None
+    damping: float
+    block: int | None
+    quantizes: bool
 
 
 class Settings(NamedTuple):
@@ -23,46 +35,54 @@ class Settings(NamedTuple):
       score: One of `SCORES`.
       sparsity: Fraction of zeros.
       n_of_m: How many of how many neighbours are kept; None for unstructured.
+      rank: `layer` or `output`.
       damping: Of the Hessian.
-      block: Columns whose mask is chosen together.
+      block: Columns whose mask is chosen together; None for the default.
     """
 
     score: str
     sparsity: float
     n_of_m: tuple[int, int] | None
+    rank: str
     damping: float
-    block: int
+    block: int | None
 
 
-def check_settings(
-    score: str,
-    sparsity: float | None,
-    pattern: str,
-    damping: float,
-    block: int,
-    *,
-    quantizes: bool,
-) -> Settings:
+def check_settings(asked: Asked) -> Settings:
     """The settings, if they are possible.
 
     Raises:
       ValueError: That says which is not.
     """
+    score, block = asked.score, asked.block
     if score not in SCORES:
         raise ValueError(f"{USER}: score={score!r} must be one of {tuple(SCORES)}.")
-    if quantizes and score != "second_order":
+    if asked.quantizes and score != "second_order":
         raise ValueError(
             f'{USER}: quantize= rounds in the pass of score="second_order". With '
             f'score="{score}", apply the quantizer to the pruned parameters.'
         )
-    if damping < 0.0 or block < 1:
+    if asked.damping < 0.0 or (block is not None and block < 1):
         raise ValueError(
-            f"{USER}: damping={damping} must be at least 0 and block={block} at least "
-            "1; 0.01 and 128 are the paper's."
+            f"{USER}: damping={asked.damping} must be at least 0 and block={block} at "
+            "least 1; 0.01 and 128 are the paper's."
         )
-    n_of_m = _parse_pattern(pattern)
-    sparsity = _check_sparsity(sparsity, n_of_m, pattern)
-    return Settings(score, sparsity, n_of_m, damping, block)
+    n_of_m = _parse_pattern(asked.pattern)
+    _check_rank(asked, n_of_m)
+    sparsity = _check_sparsity(asked.sparsity, n_of_m, asked.pattern)
+    rank = asked.rank or ("output" if score == "wanda" else "layer")
+    return Settings(score, sparsity, n_of_m, rank, asked.damping, block)
+
+
+def _check_rank(asked: Asked, n_of_m: tuple[int, int] | None) -> None:
+    if asked.rank not in (None, "layer", "output"):
+        raise ValueError(f'{USER}: rank={asked.rank!r} must be "layer" or "output".')
+    if asked.rank and (n_of_m or asked.score == "second_order"):
+        reason = f"pattern={asked.pattern!r}" if n_of_m else 'score="second_order"'
+        raise ValueError(
+            f"{USER}: rank={asked.rank!r} has no meaning with {reason}, which ranks in "
+            "groups of its own. Leave rank out."
+        )
 
 
 def _parse_pattern(pattern: str) -> tuple[int, int] | None:
@@ -124,6 +144,7 @@ def checked_batches(batches: Iterable[Any], model_state: PyTree) -> list[Any]:
 
 
 def choose(
+    program: Program,
     sites: Sites,
     patterns: str | Sequence[str],
     exclude: str | Sequence[str],
@@ -143,12 +164,12 @@ def choose(
             f"{USER}: only embeddings match. Name them exactly in sites to prune them."
         )
     for site in kept:
-        _check_shape(site, settings)
+        _check_shape(program, site, settings)
     readers = sites.by_path()
     return {str(site.path): readers[str(site.path)] for site in kept}
 
 
-def _check_shape(site: Site, settings: Settings) -> None:
+def _check_shape(program: Program, site: Site, settings: Settings) -> None:
     """Whether the site has whole groups, and keeps a weight."""
     size = math.prod(site.weight_shape[a] for a in (*site.contracting, *site.output))
     if settings.n_of_m is None:
@@ -158,15 +179,14 @@ def _check_shape(site: Site, settings: Settings) -> None:
                 f"its {size} weights. Exclude it, or prune less."
             )
         return
-    m = settings.n_of_m[1]
-    axis = site.contracting[-1] if site.contracting else None
-    length = 1 if axis is None else site.weight_shape[axis]
+    m, length = settings.n_of_m[1], neighbours(program, site)
     if length % m:
         divisors = [d for d in range(2, length + 1) if length % d == 0][:6]
         raise ValueError(
-            f'{USER} "{site.name}": shape {site.weight_shape} has no whole groups of '
-            f"{m} on its contracted axis {axis}, {length} long. Exclude the site, or "
-            f"use an M that divides it: {', '.join(map(str, divisors)) or 'none does'}."
+            f'{USER} "{site.name}": of shape {site.weight_shape}, contracted along '
+            f"{site.contracting}, it has {length} neighbouring inputs: no whole groups "
+            f"of {m}. Exclude the site, or use an M that divides {length}: "
+            f"{', '.join(map(str, divisors)) or 'there is none'}."
         )
 
 

@@ -59,7 +59,6 @@ class Solution(NamedTuple):
     damping: Float[Array, "*groups"]
 
 
-@partial(jax.jit, static_argnames=("sparsity", "n_of_m", "block"))
 def second_order(
     weights: Float[Array, "groups outputs inputs"],
     hessian: Float[Array, "groups inputs inputs"],
@@ -67,7 +66,7 @@ def second_order(
     *,
     sparsity: float = 0.5,
     n_of_m: tuple[int, int] | None = None,
-    damping: Float[Array, ""] | float = 0.01,
+    damping: float = 0.01,
     block: int = 128,
 ) -> Solution:
     """Prunes each matrix, and moves the weights that stay to make up for it.
@@ -82,12 +81,13 @@ def second_order(
         the Hessian can be factored.
       block: Columns whose mask is chosen together, all rows at once.
     """
-    inputs = weights.shape[-1]
-    solve = partial(_solve, _Plan.of(weights.shape, sparsity, n_of_m, block), damping)
-    # Small problems together: a depthwise convolution has one per channel.
-    together = max(1, min(len(weights), 2**20 // inputs**2))
-    problems = (weights, hessian, grid)
-    return jax.lax.map(lambda p: solve(*p), problems, batch_size=together)
+    plan = _Plan.of(weights.shape[-1], n_of_m, block)
+    starts = range(0, weights.shape[-1], plan.block)
+    widths = [min(plan.block, weights.shape[-1] - start) for start in starts]
+    sizes = [weights.shape[1] * width for width in widths]
+    counts = jnp.asarray(split_evenly(sparsity, sizes))
+    fraction = jnp.asarray(damping, jnp.float32)
+    return _solve_all(plan, counts, fraction, weights, hessian, grid)
 
 
 class _Plan(NamedTuple):
@@ -96,31 +96,36 @@ class _Plan(NamedTuple):
     Attributes:
       block: Columns updated together.
       span: Columns whose mask is chosen together.
-      counts: How many weights are pruned in each block; empty with `n_of_m`.
       n_of_m: See `second_order`.
     """
 
     block: int
     span: int
-    counts: Int[np.ndarray, "blocks"]
     n_of_m: tuple[int, int] | None
 
     @classmethod
-    def of(
-        cls,
-        shape: tuple[int, ...],
-        sparsity: float,
-        n_of_m: tuple[int, int] | None,
-        block: int,
-    ) -> "_Plan":
-        """The plan for matrices of a shape."""
-        outputs, inputs = shape[-2:]
+    def of(cls, inputs: int, n_of_m: tuple[int, int] | None, block: int) -> "_Plan":
+        """The plan for so many columns: whole groups in a block."""
         unit = n_of_m[1] if n_of_m else 1
         block = math.ceil(min(block, inputs) / unit) * unit
-        starts = range(0, inputs, block)
-        sizes = [outputs * min(block, inputs - start) for start in starts]
-        counts = split_evenly(0.0 if n_of_m else sparsity, sizes)
-        return cls(block, unit if n_of_m else block, counts, n_of_m)
+        return cls(block, unit if n_of_m else block, n_of_m)
+
+
+# Not by sparsity and damping: one compilation serves all.
+@partial(jax.jit, static_argnums=0)
+def _solve_all(
+    plan: _Plan,
+    counts: Int[Array, "blocks"],
+    damping: Float[Array, ""],
+    weights: Float[Array, "groups outputs inputs"],
+    hessian: Float[Array, "groups inputs inputs"],
+    grid: Grid | None,
+) -> Solution:
+    # Small problems together: a depthwise convolution has one per channel.
+    together = max(1, min(len(weights), 2**20 // weights.shape[-1] ** 2))
+    solve = partial(_solve, plan, counts, damping)
+    problems = (weights, hessian, grid)
+    return jax.lax.map(lambda p: solve(*p), problems, batch_size=together)
 
 
 class _Block(NamedTuple):
@@ -142,9 +147,17 @@ class _Block(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """What is known of a block's columns: padding, dead inputs, factor and grid."""
+    """What is known of a block's columns.
 
-    number: Int[Array, ""]
+    Attributes:
+      count: How many weights to prune; unused with N:M.
+      factor: The block of U.
+      dead: Inputs that are always zero.
+      real: Not padding.
+      grid: To round to.
+    """
+
+    count: Int[Array, ""]
     factor: Float[Array, "block block"]
     dead: Bool[Array, "block"]
     real: Bool[Array, "block"]
@@ -153,7 +166,8 @@ class _Columns(NamedTuple):
 
 def _solve(
     plan: _Plan,
-    damping: Array | float,
+    counts: Int[Array, "blocks"],
+    damping: Float[Array, ""],
     weights: Float[Array, "outputs inputs"],
     hessian: Float[Array, "inputs inputs"],
     grid: Grid | None,
@@ -161,7 +175,7 @@ def _solve(
     """One matrix."""
     outputs, inputs = weights.shape
     factor, used = inverse_factor(hessian, damping)
-    width = len(plan.counts) * plan.block
+    width = len(counts) * plan.block
     wide = partial(_widened, width=width)
     upper = jax.lax.dynamic_update_slice(jnp.eye(width), factor, (0, 0))
     diagonal = jnp.diagonal(hessian)
@@ -174,7 +188,7 @@ def _solve(
         start = number * plan.block
         take = partial(_take, start=start, size=plan.block)
         columns = _Columns(
-            number,
+            counts[number],
             take(take(upper, axis=0), axis=1),
             take(dead, axis=0),
             start + jnp.arange(plan.block) < inputs,
@@ -192,12 +206,12 @@ def _solve(
 
     padded = wide(weights)
     carry = (padded, padded, jnp.ones(padded.shape, bool), jnp.zeros((outputs,), bool))
-    _, fixed, mask, _ = jax.lax.fori_loop(0, len(plan.counts), step, carry)
+    _, fixed, mask, _ = jax.lax.fori_loop(0, len(counts), step, carry)
     return Solution(fixed[:, :inputs], mask[:, :inputs], used)
 
 
 def inverse_factor(
-    hessian: Float[Array, "inputs inputs"], damping: Array | float
+    hessian: Float[Array, "inputs inputs"], damping: Float[Array, ""]
 ) -> tuple[Float[Array, "inputs inputs"], Float[Array, ""]]:
     """The upper U with `U^T U = (H + damping * mean(diag H) I)^-1`, and the damping.
 
@@ -224,8 +238,8 @@ def inverse_factor(
     def failed(state: tuple[Array, Array]) -> Array:
         return ~jnp.isfinite(state[0]).all() & (state[1] < _MOST_DAMPING)
 
-    first = jnp.asarray(damping, jnp.float32)
-    inverse, used = jax.lax.while_loop(failed, raised, (factor(first), first))
+    start = (factor(damping), damping)
+    inverse, used = jax.lax.while_loop(failed, raised, start)
     return inverse / jnp.sqrt(mean), used
 
 
@@ -264,8 +278,7 @@ def _choose(
     if plan.n_of_m is not None:
         return keep_n_of_m(_take(cost, start=start, size=plan.span), *plan.n_of_m)
     cost = jnp.where(columns.real[None], cost, jnp.inf)
-    count = jnp.asarray(plan.counts)[columns.number]
-    return keep_largest(cost.ravel(), count).reshape(cost.shape)
+    return keep_largest(cost.ravel(), columns.count).reshape(cost.shape)
 
 
 def _fix_column(columns: _Columns, at: Array, block: _Block) -> _Block:

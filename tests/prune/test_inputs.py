@@ -157,10 +157,18 @@ def test_the_norms_are_the_diagonal_of_the_hessian(name: str) -> None:
     np.testing.assert_array_equal(norms.indices, full.indices)
 
 
-def test_columns_are_in_the_order_of_the_parameter() -> None:
+def test_columns_of_a_product_are_in_the_order_of_the_parameter() -> None:
+    turned = lambda w, x: jnp.einsum("bkh,hkd->bd", x.reshape(7, 4, 2), w)  # noqa: E731
+    (rows,) = rows_of(turned, draw(2, 4, 5), X)
+    assert (np.diff(rows.indices, axis=-1) > 0).all()
+
+
+def test_columns_of_a_convolution_are_channels_at_one_position_after_another() -> None:
     forward, shape, x = LAYOUTS["channels first"]
     (rows,) = rows_of(forward, draw(*shape), x)
-    assert (np.diff(rows.indices, axis=-1) > 0).all()
+    _, channels, *window = np.unravel_index(rows.indices[0, 0], shape)
+    np.testing.assert_array_equal(channels, np.tile(np.arange(6), 9))
+    np.testing.assert_array_equal(window[1][::6], np.tile(np.arange(3), 3))
 
 
 def test_batches_add_up() -> None:
