@@ -44,8 +44,8 @@ OUTPUT = flags.DEFINE_string(
 LATENCY = flags.DEFINE_bool(
     "latency",
     False,
-    "inspect CONFIG: times artifacts with untrained weights, of the network as it is "
-    "and with units removed.",
+    "inspect CONFIG: times artifacts with untrained weights, with and without the "
+    "units that may be removed.",
 )
 FLOAT = flags.DEFINE_string(
     "float", None, "bench: the float artifact to compare with, if not made from config."

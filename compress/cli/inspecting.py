@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 import compress.transform as transforms
-from compress.compare import time_models
+from compress.compare import predicted_latencies
 from compress.config import Config
 from compress.export import read_manifest
 from compress.interpret import Quantized
@@ -25,7 +25,7 @@ def inspect_config(config: Config, *, latency: bool = False) -> str:
 
     Args:
       config: Of one run.
-      latency: Whether to time artifacts with untrained weights.
+      latency: Whether to time artifacts with units removed, untrained.
     """
     task = load_task(config.task)
     check_schedule(config, task)
@@ -96,18 +96,15 @@ def _shipped(last: Entered, after: Sequence[Transform], inputs: Any) -> int:
     return sum(x.size for x in integers) + _bytes(others)
 
 
-def _latency_lines(config: Config, task: Task, phases: Sequence[Entered]) -> list[str]:
-    """Latency of the network as it is and as it may become, untrained."""
-    models = {"as it is": phases[0].model}
-    if phases[0].model.params is not phases[-1].model.params:
-        models["with units removed"] = phases[-1].model
-    entries = time_models(config, task, models)
+def _latency_lines(config: Config, task: Task, phases: list[Entered]) -> list[str]:
+    """What removing units may do to the latency, with untrained weights."""
     batch = config.export.static_batch
+    found = predicted_latencies(config, task, phases)
     return [
-        f"latency at batch {batch}, {name}, untrained, on this machine: "
-        f"{entry['median_us']:,.1f} us ({entry['paired_ratio']:.2f}x)"
-        for name, entry in entries.items()
-    ]
+        f"latency at batch {batch} once {stage} has removed units, untrained, on this "
+        f"machine: {ratio:.2f}x"
+        for stage, ratio in found.items()
+    ] or ["latency: no stage removes units; nothing else is predicted"]
 
 
 def _stage_lines(config: Config) -> list[str]:

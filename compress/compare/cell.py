@@ -11,7 +11,7 @@ import numpy as np
 
 import compress.transform as transforms
 from compress.annotations import PyTree
-from compress.compare.trial import latency_of
+from compress.compare.trial import measure_of
 from compress.config import Config, config_hash
 from compress.export import Artifact, export, export_onnx
 from compress.export.manifest import program_files
@@ -78,7 +78,7 @@ def run_cell(
         directory,
         seed=seed,
         teacher=teacher,
-        measure=latency_of(config, task, seed),
+        measure=measure_of(config, task),
         resume=resume,
         quiet=quiet,
     )

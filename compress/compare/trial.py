@@ -1,132 +1,69 @@
-"""Exports a network as it stands, to know its latency before it is trained."""
+"""Latency of networks that are not trained yet, or not to the end."""
 
-import pathlib
-import tempfile
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from compress.adapters import Model
-from compress.annotations import PyTree
+from compress.compare.units import latency_of
 from compress.config import Config, PostTraining
-from compress.export import Artifact, export
-from compress.prune import shrink
-from compress.report import measure_latency
 from compress.schedule import post_training
-from compress.sites import find_sites
 from compress.task import Task
-from compress.train import Entered, calibration_batches
-from compress.transform import Transform, calibrate, chain, init
-
-_BATCHES = 2  # for ranges; the numbers do not matter here
-_REPETITIONS = 30
+from compress.train import Entered
+from compress.transform import Transform
 
 
-def latency_of(
-    config: Config, task: Task, seed: int = 0
+def measure_of(
+    config: Config, task: Task
 ) -> Callable[[Entered, Model], Callable[[Mapping[str, Any]], float]]:
-    """What measures a choice of units, for `train`.
+    """What `train` measures choices of units with, for a budget of latency.
 
-    Each choice is exported in the grid that the config ends with, and timed at its
-    static batch, interleaved with the whole network.
+    Each is exported in the grid that the config ends with, and timed at its static
+    batch against the network that has all units.
     """
+    grid, batch = final_grid(config), config.export.static_batch
+    examples = [np.asarray(x) for x in task.inputs_of(task.train)]
+    inputs = [np.resize(x, (batch, *x.shape[1:])) for x in examples]
 
-    def of_network(entered: Entered, model: Model) -> Any:
-        def ratio(keep: Mapping[str, Any]) -> float:
-            small = _without(entered, model, keep)
-            models = {"whole": model, "shrunk": small}
-            entries = time_models(config, task, models, seed=seed)
-            return float(entries["shrunk"]["paired_ratio"])
+    def measure(entered: Entered, model: Model) -> Callable[[Mapping[str, Any]], float]:
+        return latency_of(
+            model.forward,
+            model.params,
+            *inputs,
+            groups=entered.groups,
+            model_state=model.model_state,
+            transform=grid,
+        )
 
-        return ratio
-
-    return of_network
-
-
-def _without(entered: Entered, model: Model, keep: Mapping[str, Any]) -> Model:
-    small = shrink(
-        model.forward,
-        model.params,
-        keep,
-        groups=entered.groups,
-        model_state=model.model_state,
-    )
-    return Model(small.forward, small.params, small.model_state)
+    return measure
 
 
-def time_models(
-    config: Config, task: Task, models: Mapping[str, Model], *, seed: int = 0
-) -> dict[str, dict[str, Any]]:
-    """Latency of several networks, exported with the weights they have.
+def predicted_latencies(
+    config: Config, task: Task, phases: list[Entered]
+) -> dict[str, float]:
+    """By stage that removes units, the latency after it as a fraction of before.
 
-    Returns:
-      By name, the figures of `measure_latency`; ratios are to the first one.
+    Args:
+      config: Of one run.
+      task: Its task.
+      phases: From `foreseen_phases`: untrained, with some choice of units.
     """
-    batch = config.export.static_batch
-    examples = task.inputs_of(task.train)
-    inputs = [
-        jax.device_put(np.resize(np.asarray(x), (batch, *x.shape[1:])))
-        for x in examples
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        calls = {
-            name: _call(
-                trial_artifact(
-                    config, task, model, pathlib.Path(folder) / str(index), seed
-                ),
-                batch,
-                inputs,
-            )
-            for index, (name, model) in enumerate(models.items())
-        }
-        return measure_latency(calls, repetitions=_REPETITIONS)["entries"]
+    measure = measure_of(config, task)
+    return {
+        phase.phase.stages[-1]: measure(phase, phase.model)(after.boundaries[-1].kept())
+        for phase, after in itertools.pairwise(phases)
+        if after.boundaries[-1].keep
+    }
 
 
-def _call(artifact: Artifact, batch: int, inputs: list[Any]) -> Callable[[], Any]:
-    function = artifact.function(batch)
-    return lambda: function(*inputs)
-
-
-def trial_artifact(
-    config: Config, task: Task, model: Model, path: pathlib.Path, seed: int = 0
-) -> Artifact:
-    """The artifact of a network as it is now, in the grid that the config ends with."""
-    batches = calibration_batches(config, task, seed, _BATCHES)
-
-    def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
-        return model.forward(params, model_state, *inputs)[0]
-
-    transform = final_grid(config)
-    state = init(forward, transform, model.params, model.model_state, *batches[0])
-    if transform.provides:
-        predict = model.predictor()
-        sites = find_sites(predict, model.params, *batches[0])
-        state = state._replace(memory=transform.init(model.params, sites))
-        state = calibrate(predict, transform, model.params, state, batches)
-    return export(
-        path,
-        forward,
-        model.params,
-        transform,
-        state,
-        model_state=model.model_state,
-        batches=batches,
-        platforms=config.export.platforms,
-        static_batch=config.export.static_batch,
-        lowering=config.export.lowering,
-        # Untrained scores may be as good as equal: nothing is decided with them.
-        classifies=False,
-    )
-
-
-def final_grid(config: Config) -> Transform:
-    """The quantization that a config ends with, decided after training."""
+def final_grid(config: Config) -> Transform | None:
+    """The quantization that a config ends with, as one decided after training."""
     setting = config.export.quantize
     for stage in config.stages:
         if stage.quantize is not None:
             keys = ("weights", "activations", "sites", "exclude")
             grid = {key: getattr(stage.quantize, key) for key in keys}
             setting = PostTraining(**grid)
-    return chain() if setting is None else post_training(setting)
+    return None if setting is None else post_training(setting)

@@ -258,8 +258,10 @@ def test_inspect_lists_groups_of_units_and_predicts_what_is_left(
         "predicted once units are removed: parameters 39 (0.52x), "
         "multiply-accumulates per example 32 (0.50x)"
     ) in out
-    assert "latency at batch 1, with units removed, untrained, on this machine" in out
-    status, _, err = run("inspect", config, *flags, "--set", "stages[1].shrink.groups=x")
+    assert "latency at batch 1 once thin has removed units, untrained" in out
+    status, _, err = run(
+        "inspect", config, *flags, "--set", "stages[1].shrink.groups=x"
+    )
     assert status == 1 and "first/kernel:1" in err
     assert_one_screen(err)
 

@@ -12,15 +12,29 @@ import compress
 from compress.compare.pool import share_compiled_programs
 from compress.config import parse_config
 from compress.schedule import split_phases
-from compress.train import CheckpointError, check_schedule, finished, hash_of, train
+from compress.train import (
+    CheckpointError,
+    check_schedule,
+    finished,
+    foreseen_phases,
+    hash_of,
+    train,
+)
 from compress.train.boundaries import PHASES, read_boundaries, surviving_units
+from compress.train.checks import untrained_teacher
 from compress.train.metrics import read_metrics
 from tests import tiny
 
 SHRINK = {"budget": {"macs": 0.5}, "round_to": 1, "every": 2}
 STAGES = [
     {"name": "fit", "steps": 9, "learning_rate": 0.02},
-    {"name": "narrow", "steps": 12, "learning_rate": 0.02, "shrink": SHRINK},
+    {
+        "name": "narrow",
+        "steps": 12,
+        "learning_rate": 0.02,
+        "shrink": SHRINK,
+        "distill": {},
+    },
     {
         "name": "thin",
         "steps": 12,
@@ -29,7 +43,9 @@ STAGES = [
     },
     {"name": "grid", "steps": 9, "learning_rate": 0.001, "quantize": {}},
 ]
-PLAIN = {**tiny.CONFIG, "teacher": None, "log_every": 5, "checkpoint_every": 4}
+# The unpruned network teaches the pruned one: the two look alike.
+TEACHER = {**tiny.CONFIG["teacher"], "model": {"width": 8}}
+PLAIN = {**tiny.CONFIG, "teacher": TEACHER, "log_every": 5, "checkpoint_every": 4}
 
 
 def config_of(stages=STAGES, **more):
@@ -37,8 +53,16 @@ def config_of(stages=STAGES, **more):
 
 
 def run(directory, config, **settings):
-    settings = {"seed": 0, "quiet": True, **settings}
-    return train(config, tiny.task(), directory, **settings)
+    task = tiny.task()
+    teacher = untrained_teacher(config, task)
+    settings = {"seed": 0, "quiet": True, "teacher": teacher, **settings}
+    return train(config, task, directory, **settings)
+
+
+def found_again(directory, config):
+    task = tiny.task()
+    teacher = untrained_teacher(config, task)
+    return finished(config, task, directory, seed=0, teacher=teacher)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,6 +142,8 @@ def test_what_follows_the_parameters_gets_smaller_with_them(ran):
     _, trained = ran
     sizes = {leaf.shape for leaf in jax.tree.leaves(trained.state.optimizer)}
     assert sizes == {(), (5, 4), (4,), (4, 3), (3,)}
+    (teacher,) = [m for m in trained.state.compression.memory if hasattr(m, "teacher")]
+    assert shapes(teacher.teacher["params"])["first/kernel"] == (5, 8)
 
 
 @pytest.mark.parametrize("step", [20, 21, 24])
@@ -135,7 +161,7 @@ def test_a_run_goes_on_from_any_step_to_the_same_bits(ran, tmp_path, step):
 
 def test_a_finished_run_is_found_again_in_its_last_shapes(ran):
     directory, whole = ran
-    again = finished(config_of(), tiny.task(), directory, seed=0)
+    again = found_again(directory, config_of())
     assert hash_of(again.state) == hash_of(whole.state)
     assert again.boundaries == whole.boundaries
 
@@ -172,12 +198,51 @@ def test_units_removed_after_the_last_step_are_removed_from_what_is_found_again(
     trained = run(tmp_path / "run", config)
     assert trained.state.params["first"]["kernel"].shape == (5, 4)
     assert trained.compilations == 1
-    again = finished(config, tiny.task(), tmp_path / "run", seed=0)
+    again = found_again(tmp_path / "run", config)
     assert hash_of(again.state) == hash_of(trained.state)
     resumed = run(tmp_path / "run", config, resume=True)
     assert hash_of(resumed.state) == hash_of(trained.state)
     (tmp_path / "run" / PHASES).unlink()
-    assert finished(config, tiny.task(), tmp_path / "run", seed=0) is None
+    assert found_again(tmp_path / "run", config) is None
+
+
+@pytest.mark.parametrize("score", ["l1", "taylor", "activation"])
+def test_a_latency_is_met_by_measuring(tmp_path, score):
+    budget = {"budget": {"latency": 0.5}, "score": score}
+    stages = [{**STAGES[1], "steps": 3, "shrink": {**SHRINK, **budget}}]
+    config = config_of(stages)
+    asked = []
+
+    def measure(entered, model):
+        def ratio(keep):
+            asked.append(len(keep.get("first/kernel:1", range(8))))
+            return asked[-1] / 8
+
+        return ratio
+
+    trained = run(tmp_path / "run", config, measure=measure)
+    assert trained.state.params["first"]["kernel"].shape == (5, 4)
+    assert 4 in asked and len(asked) <= 8
+    again = found_again(tmp_path / "run", config)
+    assert hash_of(again.state) == hash_of(trained.state)
+
+
+def test_a_latency_without_a_measure_says_who_measures(tmp_path):
+    shrink = {**SHRINK, "budget": {"latency": 0.5}}
+    config = config_of([{**STAGES[1], "steps": 1, "shrink": shrink}])
+    with pytest.raises(ValueError, match="measured on exported artifacts"):
+        run(tmp_path / "run", config)
+
+
+def test_bit_operations_are_counted_in_the_grid_the_config_ends_with():
+    shrink = {**SHRINK, "budget": {"bops": 0.5}}
+    stages = [{**STAGES[1], "shrink": shrink}, {**STAGES[3], "quantize": {}}]
+    stages[1]["quantize"] = {"sites": "first/*"}
+    *_, last = foreseen_phases(config_of(stages), tiny.task())
+    # 40 products of 8 x 8 bits and 24 of 32 x 32: the latter decide.
+    kept = last.model.params["first"]["kernel"].shape[1]
+    assert kept == 4
+    assert last.boundaries[0].sizes == {"first/kernel:1": 8}
 
 
 def test_what_comes_after_a_boundary_is_checked_before_anything_is_trained():
