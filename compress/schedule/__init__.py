@@ -1,4 +1,4 @@
-"""When: a config and a model become one compiled train step for the whole schedule."""
+"""When: a config and a model become one compiled train step per phase."""
 
 from compress.schedule.chunk import Chunk as Chunk
 from compress.schedule.chunk import build_chunk as build_chunk

@@ -30,12 +30,12 @@ def check_schedule(config: Config, task: Task, teacher: Teacher | None = None) -
     check_data(config, task)
     if teacher is None and config.teacher is not None:
         teacher = untrained_teacher(config, task)
-    last = check_phases(Job(config, task, teacher, seed=0))
+    *_, last = check_phases(Job(config, task, teacher, seed=0))
     _check_post_training(config, task, last.model)
 
 
-def check_phases(job: Job) -> Entered:
-    """Traces the train step of every phase; returns the last one.
+def check_phases(job: Job) -> list[Entered]:
+    """Traces the train step of every phase, and returns them as they are foreseen.
 
     Units are removed as some choice that meets the budget would: what comes after a
     boundary is known before the units are.
@@ -50,7 +50,7 @@ def check_phases(job: Job) -> Entered:
             entered.model.model_state,
         )
         check_step(job.config, job.task, entered.model, entered.transform, state)
-    return phases[-1]
+    return phases
 
 
 def untrained_teacher(config: Config, task: Task) -> Teacher:

@@ -18,6 +18,7 @@ from compress.task import Task
 from compress.train.boundaries import Boundary, read_boundaries, write_boundaries
 from compress.train.checkpoints import Checkpoints
 from compress.train.checks import check_data, check_phases
+from compress.train.crossing import cross
 from compress.train.directory import (
     RunError,
     claimed,
@@ -26,15 +27,7 @@ from compress.train.directory import (
 )
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog, read_metrics
-from compress.train.phases import (
-    Entered,
-    Job,
-    Measure,
-    cross,
-    first_phase,
-    replay,
-    start,
-)
+from compress.train.phases import Entered, Job, Measure, replay, run_key, start
 from compress.train.progress import ProgressBar, progress_bar
 from compress.train.signals import Terminated
 from compress.transform import Transform
@@ -90,7 +83,7 @@ def train(
     """
     check_data(config, task)
     job = Job(config, task, teacher, seed, measure)
-    check_phases(job)
+    entered = check_phases(job)[0]
     if (directory / "checkpoints").exists() and not resume:
         raise RunError(
             f"{directory}: holds a run already. Pass --resume to go on with it, or "
@@ -102,8 +95,7 @@ def train(
     ):
         write_provenance(directory, config, task, seed)
         if checkpoints.latest is None:
-            entered, key = first_phase(job)
-            state = start(job, entered, key)
+            state = start(job, entered, run_key(job))
         else:
             entered, state = _restored(job, directory, checkpoints)
             logging.info("%s: resumed at step %d", directory, checkpoints.latest)
@@ -165,8 +157,8 @@ def _restored(
 ) -> tuple[Entered, TrainState]:
     """The phase of the newest checkpoint, and the state it holds."""
     step = checkpoints.latest or 0
-    entered, key = replay(job, read_boundaries(directory), step)
-    return entered, checkpoints.load(start(job, entered, key))
+    entered = replay(job, read_boundaries(directory), step)
+    return entered, checkpoints.load(start(job, entered, run_key(job)))
 
 
 class _Run:

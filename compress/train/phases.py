@@ -1,10 +1,4 @@
-"""A run as phases: entering the first, crossing into the next, finding one again.
-
-Where a phase ends with units to remove, the network becomes smaller, and everything
-that follows its parameters with it: optimizer, masks, ranges. Where one starts with
-pruning from inputs, its weights change and their masks are fixed from then on. The
-teacher stays whole; the step, the key and so the data and learning rates go on.
-"""
+"""A run as phases: entering one, foreseeing all, finding one again."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,23 +9,20 @@ import jax.numpy as jnp
 from compress import prune
 from compress.adapters import Model
 from compress.annotations import Array, PyTree
-from compress.config import Config, Shrink
+from compress.config import Config
 from compress.schedule import Here, Phase, TrainState, build_links, init_state
 from compress.schedule.phases import phase_of, split_phases
 from compress.schedule.pruning import (
     bit_operations,
     foreseen_units,
     paths_to_prune,
-    prune_from_inputs,
-    unit_settings,
 )
 from compress.schedule.techniques import Teacher
 from compress.sites import Groups, find_groups, find_sites, parameter_paths
 from compress.task import Task, build_model, example_inputs
-from compress.train.batches import calibration_batches, training_batches
 from compress.train.boundaries import Boundary, Keep
-from compress.train.checkpoints import CheckpointError, hash_of
-from compress.transform import State, Transform, chain
+from compress.train.checkpoints import CheckpointError
+from compress.transform import Transform, chain
 
 # measure(phase, trained model) -> (keep) -> latency of the exported artifact as a
 # fraction of the whole one's
@@ -88,12 +79,17 @@ class Entered(NamedTuple):
         return chain(*(t for several in self.links.values() for t in several))
 
 
-def first_phase(job: Job) -> tuple[Entered, Array]:
-    """The first phase, with an untrained model, and the key of the run."""
-    init_key, run_key = jax.random.split(jax.random.key(job.seed))
+def run_key(job: Job) -> Array:
+    """What data order, augmentation and dropout are drawn from."""
+    return jax.random.split(jax.random.key(job.seed))[1]
+
+
+def first_phase(job: Job) -> Entered:
+    """The first phase, with an untrained model."""
+    init_key = jax.random.split(jax.random.key(job.seed))[0]
     model = build_model(job.task, job.config.task, job.config.model, init_key)
     phase = split_phases(job.config)[0]
-    return _enter(job, phase, model, None, ()), run_key
+    return enter(job, phase, model, None, ())
 
 
 def with_arrays(entered: Entered, params: PyTree, model_state: PyTree) -> Entered:
@@ -108,7 +104,7 @@ def foresee(job: Job) -> list[Entered]:
     Raises:
       ValueError: If a pattern matches nothing, or a budget cannot be met.
     """
-    entered, _ = first_phase(job)
+    entered = first_phase(job)
     found = [entered]
     for phase in split_phases(job.config)[1:]:
         entered = _again(job, entered, phase, _foreseen(job, entered, phase))
@@ -134,7 +130,7 @@ def start(job: Job, entered: Entered, key: Array) -> TrainState:
     return init_state(job.config, job.task, entered.model, entered.transform, key)
 
 
-def _enter(
+def enter(
     job: Job,
     phase: Phase,
     model: Model,
@@ -155,7 +151,7 @@ def _enter(
     return Entered(phase, model, links, groups, bops, boundaries)
 
 
-class _Changed(NamedTuple):
+class Changed(NamedTuple):
     """What a boundary makes of a network.
 
     Attributes:
@@ -173,119 +169,12 @@ class _Changed(NamedTuple):
     records: tuple[str, ...]
 
 
-def cross(
-    job: Job, entered: Entered, state: TrainState, known: Boundary | None
-) -> tuple[Entered, TrainState]:
-    """Ends a phase and enters the next one.
-
-    Args:
-      job: The run.
-      entered: The phase that has ended.
-      state: After its last step.
-      known: What was decided here before, to be done again; None decides.
-
-    Raises:
-      CheckpointError: If what was decided before does not give the same bits again.
-    """
-    before = hash_of(state)
-    if known is not None and known.before != before:
-        known = None  # of a run that went on from another state
-    phase = split_phases(job.config)[entered.phase.index + 1]
-    changed = _change(job, entered, phase, state, known)
-    after = _enter(job, phase, changed.model, _masks(job, entered, changed), ())
-    new = _carried(job, entered, after, state, changed.take)
-    boundary = Boundary(
-        step=phase.start,
-        before=before,
-        after=hash_of(new),
-        keep={name: units.tolist() for name, units in changed.keep.items()},
-        sizes={g.name: g.size for g in entered.groups.free} if entered.groups else {},
-        masks=sorted(changed.masks),
-        records=list(changed.records),
-    )
-    if known is not None and known.after != boundary.after:
-        raise CheckpointError(
-            f"step {phase.start}: what was decided there does not give the same bits "
-            "on this machine. Go on where the run began, or choose another --workdir."
-        )
-    boundaries = (*entered.boundaries, boundary)
-    return after._replace(boundaries=boundaries), new
-
-
-def _change(
-    job: Job, entered: Entered, phase: Phase, state: TrainState, known: Boundary | None
-) -> _Changed:
-    """Removes units where the last phase asks for it, then prunes from inputs."""
-    trained = entered.model._replace(params=state.params, model_state=state.model_state)
-    changed = _Changed(trained, lambda tree: tree, {}, {}, ())
-    if entered.phase.shrinks is not None:
-        keep = _chosen(job, entered, trained, state) if known is None else known.kept()
-        changed = _without_units(job, entered, changed, keep)
-    if phase.prunes is not None:
-        model, config = changed.model, job.config
-        batches = calibration_batches(config, job.task, job.seed, phase.prunes.batches)
-        pruned = prune_from_inputs(phase.prunes, model, batches)
-        changed = changed._replace(
-            model=model._replace(params=pruned.params),
-            masks=pruned.masks,
-            records=tuple(map(str, pruned.records)),
-        )
-    return changed
-
-
-def _chosen(job: Job, entered: Entered, trained: Model, state: TrainState) -> Keep:
-    """The units that are kept: what the masks say, or what is fast enough."""
-    setting, groups = entered.phase.shrinks, entered.groups
-    assert setting is not None
-    assert groups is not None
-    settings = unit_settings(setting, entered.bops)
-    if setting.budget.latency is None:
-        memory = state.compression.memory
-        params = state.params
-        choice = prune.kept_units(
-            groups, params, memory, score=setting.score, **settings
-        )
-        return choice.keep
-    if job.measure is None:
-        raise ValueError(
-            "shrink: a budget of latency is measured on exported artifacts. Use "
-            "`jax-compress run` or `compare`, or give train a measure."
-        )
-    scores = _unit_scores(job, setting, groups, trained)
-    return prune.choose_units(
-        groups, scores, measure=job.measure(entered, trained), **settings
-    ).keep
-
-
-def _unit_scores(job: Job, setting: Shrink, groups: Groups, trained: Model) -> Any:
-    """What each unit is worth on some batches of training data."""
-    predict = trained.predictor()
-
-    def loss(params: PyTree, batch: Any) -> Array:
-        return job.task.loss(predict(params, *job.task.inputs_of(batch)), batch)
-
-    rows = training_batches(job.config, job.task, job.seed, setting.batches)
-    inputs = [job.task.inputs_of(batch) for batch in rows]
-    needs = {"taylor": loss, "fisher": loss}.get(setting.score)
-    return prune.unit_scores(
-        groups,
-        trained.params,
-        setting.score,
-        batches=[(batch,) for batch in rows] if needs else inputs,
-        loss=needs,
-        forward=predict,
-    ).values
-
-
-def _without_units(
-    job: Job, entered: Entered, changed: _Changed, keep: Keep
-) -> _Changed:
+def without_units(entered: Entered, changed: Changed, keep: Keep) -> Changed:
     model = changed.model
     small = prune.shrink(
         model.forward,
         model.params,
         keep,
-        *job.inputs,
         groups=entered.groups,
         model_state=model.model_state,
     )
@@ -293,7 +182,7 @@ def _without_units(
     return changed._replace(model=model, take=small.take, keep=keep)
 
 
-def _masks(job: Job, entered: Entered, changed: _Changed) -> Mapping[str, Array] | None:
+def masks_of(entered: Entered, changed: Changed) -> Mapping[str, Array] | None:
     """What the next phase keeps masked: just pruned, or pruned earlier.
 
     Of the earlier ones only shapes matter here: the masks themselves are state.
@@ -309,64 +198,8 @@ def _all_kept(model: Model, paths: Any) -> dict[str, Array]:
     return {path: jnp.ones(by_path[path].shape, bool) for path in sorted(paths)}
 
 
-def _carried(
-    job: Job,
-    old: Entered,
-    new: Entered,
-    state: TrainState,
-    take: Callable[[PyTree], PyTree],
-) -> TrainState:
-    """The state of the next phase: what it starts with, and what goes on."""
-    fresh = start(job, new, state.key)
-    before = _by_technique(old.links, state.compression.memory)
-    after = _by_technique(new.links, fresh.compression.memory)
-    memory = tuple(
-        each
-        for name, several in after.items()
-        for each in _memories(name, several, before[name], take)
-    )
-    return fresh._replace(
-        optimizer=_fitted(fresh.optimizer, state.optimizer, take),
-        compression=State(state.compression.step, memory),
-    )
-
-
-def _memories(
-    name: str, fresh: list[Any], old: list[Any], take: Callable[[PyTree], PyTree]
-) -> list[Any]:
-    """What the transforms of one technique remember from before the boundary."""
-    if name == "shrink" or len(old) != len(fresh):
-        return fresh  # other units to choose from; masks that were not there before
-    return [_fitted(new, before, take) for new, before in zip(fresh, old, strict=True)]
-
-
-def _fitted(fresh: PyTree, old: PyTree, take: Callable[[PyTree], PyTree]) -> PyTree:
-    """`old` in the shapes of `fresh`.
-
-    What fits as it is stays, such as a teacher that looks like the whole network.
-    Ranges of layers that were dropped with others fit nowhere: they are fresh.
-    """
-    wanted = jax.tree.leaves(fresh)
-    leaves = jax.tree.leaves(old)
-    if [x.shape for x in leaves] != [x.shape for x in wanted]:
-        leaves = jax.tree.leaves(take(old))
-    fitting = [
-        x if x.shape == new.shape else new
-        for x, new in zip(leaves, wanted, strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(fresh), fitting)
-
-
-def _by_technique(links: Links, memory: Sequence[Any]) -> dict[str, list[Any]]:
-    """The memories of a chain, by technique."""
-    parts = iter(memory)
-    return {name: [next(parts) for _ in several] for name, several in links.items()}
-
-
-def replay(
-    job: Job, boundaries: Sequence[Boundary], step: int | None
-) -> tuple[Entered, Array]:
-    """The phase whose state after `step` updates was saved, and the run's key.
+def replay(job: Job, boundaries: Sequence[Boundary], step: int | None) -> Entered:
+    """The phase whose state after `step` updates was saved.
 
     With None for a step, the last phase.
 
@@ -375,7 +208,7 @@ def replay(
     Raises:
       CheckpointError: If it is not known what was decided on the way.
     """
-    entered, key = first_phase(job)
+    entered = first_phase(job)
     phases = split_phases(job.config)
     target = phases[-1] if step is None else phase_of(phases, step)
     if len(boundaries) < target.index:
@@ -386,7 +219,7 @@ def replay(
         )
     for known, phase in zip(boundaries, phases[1 : target.index + 1]):
         entered = _again(job, entered, phase, known)
-    return entered, key
+    return entered
 
 
 def rebuilt_phase(
@@ -400,7 +233,7 @@ def rebuilt_phase(
       CheckpointError: If `boundaries` are not those of the config.
     """
     job = Job(_undistilled(config), task, None, seed=0)
-    return replay(job, boundaries, step=None)[0]
+    return replay(job, boundaries, step=None)
 
 
 def foreseen_phases(config: Config, task: Task) -> list[Entered]:
@@ -414,10 +247,10 @@ def _undistilled(config: Config) -> Config:
 
 
 def _again(job: Job, entered: Entered, phase: Phase, known: Boundary) -> Entered:
-    changed = _Changed(entered.model, lambda tree: tree, known.kept(), {}, ())
+    changed = Changed(entered.model, lambda tree: tree, known.kept(), {}, ())
     if known.keep:
-        changed = _without_units(job, entered, changed, known.kept())
+        changed = without_units(entered, changed, known.kept())
     boundaries = (*entered.boundaries, known)
     entered = entered._replace(boundaries=boundaries)
-    masks = _masks(job, entered, changed)
-    return _enter(job, phase, changed.model, masks, boundaries)
+    masks = masks_of(entered, changed)
+    return enter(job, phase, changed.model, masks, boundaries)

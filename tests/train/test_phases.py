@@ -146,7 +146,7 @@ def test_what_follows_the_parameters_gets_smaller_with_them(ran):
     assert shapes(teacher.teacher["params"])["first/kernel"] == (5, 8)
 
 
-@pytest.mark.parametrize("step", [20, 21, 24])
+@pytest.mark.parametrize("step", [21, 24])
 def test_a_run_goes_on_from_any_step_to_the_same_bits(ran, tmp_path, step):
     directory, whole = ran
     copy = tmp_path / "run"
@@ -206,7 +206,7 @@ def test_units_removed_after_the_last_step_are_removed_from_what_is_found_again(
     assert found_again(tmp_path / "run", config) is None
 
 
-@pytest.mark.parametrize("score", ["l1", "taylor", "activation"])
+@pytest.mark.parametrize("score", ["taylor", "activation"])
 def test_a_latency_is_met_by_measuring(tmp_path, score):
     budget = {"budget": {"latency": 0.5}, "score": score}
     stages = [{**STAGES[1], "steps": 3, "shrink": {**SHRINK, **budget}}]
