@@ -77,6 +77,8 @@ bench: $(VENV)/.test bench-peers
 	$(RUN) experiments.bench.lowering
 	$(RUN) experiments.bench.loops
 	$(RUN) experiments.bench.tracing
+	$(RUN) experiments.bench.threshold
+	$(RUN) experiments.bench.mask_update
 
 # The peers' environment. torch's CPU build is enough: with uv, UV_TORCH_BACKEND=cpu.
 .venv-peers/.peers: VENV = .venv-peers

@@ -1,4 +1,4 @@
-"""Pruning: which weights are kept."""
+"""Pruning: which weights and units are kept."""
 
 from compress.prune.connections import connections as connections
 from compress.prune.connections import magnitude as magnitude
@@ -20,6 +20,7 @@ from compress.prune.scores import magnitude_score as magnitude_score
 from compress.prune.scores import movement_score as movement_score
 from compress.prune.scores import random_score as random_score
 from compress.prune.scores import saliency_score as saliency_score
+from compress.prune.select import keep_largest as keep_largest
 from compress.prune.shrink import Shrunk as Shrunk
 from compress.prune.shrink import mask_units as mask_units
 from compress.prune.shrink import shrink as shrink

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 import compress
-from compress import prune, ramp
+from compress import prune
 
 SPECS = {"a": Spec(None, "model"), "b": Spec("model", "data")}
 
@@ -49,10 +49,8 @@ def check(name: str, transform: Any, mesh: Any) -> None:
 def main() -> None:
     """Every kind of choice that ranks differently."""
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    ramped = prune.gradual(ramp(0.0, 0.5, steps=(0, 2)))
     cases = {
         "at once": prune.connections(0.5),
-        "2:4": prune.connections(ramped, pattern="2:4"),
         "rigl": prune.connections(prune.rigl(0.5, steps=(0, 9), every=2), scope="erk"),
     }
     for name, transform in cases.items():

@@ -14,7 +14,7 @@ import compress
 from compress import ContractError, chain, prune, quantize, ramp
 from compress.interpret import Quantized
 from compress.prune import apply_masks
-from compress.prune.masks import keep_largest, keep_largest_per_row
+from compress.prune.select import keep_largest, keep_largest_per_row
 
 # Each example compiles for shapes of its own.
 few = settings(max_examples=12)

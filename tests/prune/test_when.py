@@ -205,17 +205,10 @@ def test_rigl_exchanges_the_smallest_for_the_largest_gradients(scope: str) -> No
     assert grown > 5
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.01)),
-        optax.masked(optax.adam(0.01), {"up": True, "bias": False, "down": True}),
-    ],
-    ids=["chain", "masked"],
-)
-def test_moments_of_any_optimizer_are_cleared_where_connections_grow(
-    optimizer: Any,
-) -> None:
+def test_moments_are_cleared_wherever_an_optimizer_keeps_them() -> None:
+    mask = {"up": True, "bias": False, "down": True}
+    masked = optax.masked(optax.adamw(0.01), mask)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), masked)
     when = prune.rigl(0.5, steps=(0, 9), every=2)
     with compress.promotion.default_promotion():
         for m in train(prune.connections(when, score="magnitude"), 4, optimizer):
@@ -224,7 +217,7 @@ def test_moments_of_any_optimizer_are_cleared_where_connections_grow(
                 for keys, leaf in jax.tree_util.tree_leaves_with_path(m.moments)
                 if "mu" in str(keys) or "nu" in str(keys)
             ]
-            assert len(moments) in (4, 6)
+            assert len(moments) == 4
             for n in PRUNED:
                 for _, leaf in [x for x in moments if n in x[0]]:
                     assert (leaf[~m.old[n]] == 0).all()

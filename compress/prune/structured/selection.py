@@ -120,7 +120,7 @@ def _priorities(
     layers: Mapping[str, UnitMask],
     removed: Float[Array, "groups"],
 ) -> Float[Array, "steps"]:
-    """Importance per saved cost of each step; below all for those already taken."""
+    """Importance per saved cost of each step; what is gone is free, so first."""
     if settings.allocation == "uniform":
         sizes = np.array([group.size for group in problem.units], np.float32)
         priority = jnp.asarray(steps.gone / sizes[steps.group])
@@ -133,8 +133,7 @@ def _priorities(
         ]
         per_unit = jnp.concatenate(lost) / (steps.gone - steps.before)
         priority = jnp.where(saving > 0, per_unit / saving, jnp.inf)
-    taken = steps.gone.astype(np.float32) <= removed[steps.group]
-    return jnp.where(taken, -1.0, priority)
+    return priority
 
 
 def _lost(

@@ -95,20 +95,35 @@ def test_a_ramp_is_one_compilation_and_ends_at_the_budget(settings: Any) -> None
     assert max(back) > 0.4 * groups.macs()
 
 
-def test_one_shot_before_the_first_step_is_the_choice_on_the_host() -> None:
-    groups, params = mlp_groups(40, 60), mlp_params(40, 60)
-    transform = prune.structured(groups, budget={"macs": 0.8}, round_to=4)
-    state = compress.init(mlp, transform, params, X)
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("wide", {"budget": {"macs": 0.8}, "round_to": 4}),
+        ("wide", {"budget": {"macs": 1.0}}),
+        ("stack", {"budget": {"macs": 0.4}, "drop_layers": 2, "round_to": 1}),
+    ],
+)
+def test_one_shot_before_the_first_step_is_the_choice_on_the_host(
+    model: str, settings: Any
+) -> None:
+    forward, params, groups, x = (
+        (mlp, mlp_params(40, 60), mlp_groups(40, 60), X)
+        if model == "wide"
+        else (stack, stack_params(), stack_groups(), X[:, :5])
+    )
+    transform = prune.structured(groups, **settings)
+    state = compress.init(forward, transform, params, x)
     scores = prune.unit_scores(groups, params).values
-    choice = prune.choose_units(groups, scores, budget={"macs": 0.8}, round_to=4)
+    choice = prune.choose_units(groups, scores, **settings)
     # Savings are linearised under jit: for a small step the choice is the same.
     for name, mask in alive_of(state).items():
-        kept = choice.keep.get(name, np.arange(mask.size))
-        np.testing.assert_array_equal(np.nonzero(mask)[0], kept)
+        kept = np.nonzero(mask)[-1].reshape((*mask.shape[:-1], -1))
+        whole = np.broadcast_to(np.arange(mask.shape[-1]), mask.shape)
+        np.testing.assert_array_equal(kept, choice.keep.get(name, whole))
     metrics = jax.jit(lambda s: compress.metrics(transform, s))(state)
     assert float(metrics["macs_left"]) == pytest.approx(choice.left["macs"])
     for name, size in choice.sizes.items():
-        whole = {g.name: g.size for g in groups}[name]
+        whole = groups[name].size
         assert float(metrics[f"units/{name}"]) == pytest.approx(size / whole)
 
 
