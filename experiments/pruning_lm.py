@@ -33,7 +33,6 @@ _SITES = "blocks/**"  # the head stays dense, as in the papers
 _PATTERNS: dict[str, dict[str, Any]] = {
     "50 %": {"sparsity": 0.5},
     "2:4": {"pattern": "2:4"},
-    "4:8": {"pattern": "4:8"},
     "70 %": {"sparsity": 0.7},
 }
 _SCORES: dict[str, dict[str, Any]] = {
@@ -46,7 +45,6 @@ _SCORES: dict[str, dict[str, Any]] = {
 }
 # Those that N:M has no use for.
 _UNSTRUCTURED = ("Wanda, ranked in each layer", "second-order, blocks of 128")
-_ROUNDED = ("int8", "int4")
 _THEN_ROUNDED = ("magnitude", "Wanda", "second-order")
 
 
@@ -59,6 +57,8 @@ class Study(NamedTuple):
       calibration: Batches of 64 examples of the training text.
       tests: Examples of the last tenth that losses are measured on; None for all.
       patterns: Which of the patterns.
+      scores: Which of the scores.
+      rounded: To which integers.
     """
 
     steps: int = 1500
@@ -66,9 +66,19 @@ class Study(NamedTuple):
     calibration: int = 8
     tests: int | None = None
     patterns: tuple[str, ...] = tuple(_PATTERNS)
+    scores: tuple[str, ...] = tuple(_SCORES)
+    rounded: tuple[str, ...] = ("int8", "int4")
 
 
-FAST = Study(20, {"width": 16, "layers": 2, "heads": 2}, 1, 64, ("50 %",))
+FAST = Study(
+    steps=20,
+    model={"width": 16, "layers": 2, "heads": 2},
+    calibration=1,
+    tests=64,
+    patterns=("50 %",),
+    scores=("magnitude",),
+    rounded=("int4",),
+)
 
 
 def config_of(study: Study) -> Config:
@@ -154,7 +164,7 @@ class Judge(NamedTuple):
 
 
 def judge_of(study: Study, task: compress.Task, model: compress.Model) -> Judge:
-    """Losses in float32, and with the weights in int8 and int4."""
+    """Losses in float32, and with the weights in integers."""
     forward, rounded = model.predictor(), {}
     batches = [
         {n: x[: study.tests][i : i + 512] for n, x in task.test.items()}
@@ -164,7 +174,7 @@ def judge_of(study: Study, task: compress.Task, model: compress.Model) -> Judge:
     def loss(params: Any, batch: Any) -> Any:
         return task.loss(forward(params, batch["x"]), batch)
 
-    for name in _ROUNDED:
+    for name in study.rounded:
         transform = rounding_of(name)
         inputs = batches[0]["x"]
         state = compress.init(forward, transform, model.params, inputs)
@@ -197,7 +207,7 @@ def losses_of(
     forward, params = model.predictor(), model.params
     pruned = partial(prune.one_shot, forward, params, batches, sites=_SITES)
     found = {"dense": {"float32": judge.loss(params)}}
-    for name in _ROUNDED:
+    for name in study.rounded:
         grid = rounding_of(name)
         found["dense"][f"{name}, rounded"] = judge.loss(params, name)
         with_rounding = pruned(sparsity=0.0, quantize=grid).params
@@ -205,14 +215,14 @@ def losses_of(
     for pattern in study.patterns:
         where = _PATTERNS[pattern]
         row = found.setdefault(pattern, {})
-        for score, how in _SCORES.items():
+        for score in study.scores:
             if "pattern" in where and score in _UNSTRUCTURED:
                 continue
-            result = pruned(**where, **how).params
+            result = pruned(**where, **_SCORES[score]).params
             row[score] = judge.loss(result)
-            for name in _ROUNDED if score in _THEN_ROUNDED else ():
+            for name in study.rounded if score in _THEN_ROUNDED else ():
                 row[f"{score}, then {name}"] = judge.loss(result, name)
-        for name in _ROUNDED:
+        for name in study.rounded:
             result = pruned(**where, quantize=rounding_of(name)).params
             row[f"second-order with {name}"] = judge.loss(result, name)
         print(pattern, {k: round(v, 3) for k, v in row.items()}, flush=True)
@@ -240,6 +250,15 @@ def run(
     }
 
 
+def merged(result: dict[str, Any]) -> dict[str, Any]:
+    """With the seeds that an earlier run of the same study has saved."""
+    same = ("steps", "parameters", "calibration_characters")
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if any(known.get(key) != result[key] for key in same):
+        return result
+    return {**result, "losses": {**known["losses"], **result["losses"]}}
+
+
 def main() -> None:
     """Runs the study, saves its result and writes its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -251,6 +270,7 @@ def main() -> None:
     result = run(study, shakespeare.task(), arguments.seeds, arguments.models)
     if not arguments.fast:
         RESULT.parent.mkdir(exist_ok=True)
+        result = merged(result)
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
         write_table(result)
 

@@ -231,15 +231,15 @@ def inverse_factor(
         eye = jnp.eye(len(diagonal))
         return jax.scipy.linalg.solve_triangular(upper, eye, lower=False)
 
-    def raised(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        fraction = jnp.maximum(10.0 * state[1], 1e-6)
-        return factor(fraction), fraction
+    def attempt(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        _, _, fraction = state
+        return factor(fraction), fraction, jnp.maximum(10.0 * fraction, 1e-6)
 
-    def failed(state: tuple[Array, Array]) -> Array:
-        return ~jnp.isfinite(state[0]).all() & (state[1] < _MOST_DAMPING)
+    def failed(state: tuple[Array, ...]) -> Array:
+        return ~jnp.isfinite(state[0]).all() & (state[2] < _MOST_DAMPING)
 
-    start = (factor(damping), damping)
-    inverse, used = jax.lax.while_loop(failed, raised, start)
+    start = (jnp.full_like(hessian, jnp.nan), damping, damping)
+    inverse, used, _ = jax.lax.while_loop(failed, attempt, start)
     return inverse / jnp.sqrt(mean), used
 
 

@@ -90,12 +90,10 @@ def wide_error(params: Any) -> float:
     return float(np.square(WIDE_X[0] @ (params - WIDE)).mean())
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-def test_second_order_changes_the_outputs_least(pattern: str) -> None:
-    magnitude, wanda, second = (
-        wide_error(wide(score=score, pattern=pattern).params)
-        for score in ("magnitude", "wanda", "second_order")
-    )
+def test_second_order_changes_the_outputs_least() -> None:
+    magnitude = wide_error(wide(score="magnitude").params)
+    wanda = wide_error(wide(score="wanda").params)
+    second = wide_error(wide().params)
     assert second < wanda < magnitude
 
 
@@ -275,7 +273,7 @@ def test_a_loop_that_cannot_be_observed_is_left_dense_with_the_reason() -> None:
 
 def test_an_expert_that_got_no_input_is_ranked_by_magnitude_and_recorded() -> None:
     sizes = jnp.asarray([40, 0], jnp.int32)
-    experts = draw(2, D, 6)
+    experts = draw(2, D, D)
     model = lambda p, x: jax.lax.ragged_dot(x, p, sizes)  # noqa: E731
     by_magnitude = prune.one_shot(model, experts, BATCHES, score="magnitude")
     found = prune.one_shot(model, experts, BATCHES)
