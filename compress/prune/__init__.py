@@ -4,7 +4,6 @@ from compress.prune.connections import connections as connections
 from compress.prune.connections import magnitude as magnitude
 from compress.prune.fixed import fixed as fixed
 from compress.prune.masking import apply_masks as apply_masks
-from compress.prune.masks import keep_largest as keep_largest
 from compress.prune.one_shot import Pruned as Pruned
 from compress.prune.one_shot import Record as Record
 from compress.prune.one_shot import one_shot as one_shot
