@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Array, Bool, Float, Int
-from compress.prune.masks import keep_largest
+from compress.prune.select import keep_largest
 from compress.prune.wanda import keep_n_of_m, split_evenly
 
 _EXACT = jax.lax.Precision.HIGHEST

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Array, Bool, Float, Int
-from compress.prune.masks import keep_largest, keep_largest_per_row
+from compress.prune.select import keep_largest, keep_largest_per_row
 
 
 def wanda_scores(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Array, Float, Int
-from compress.prune.masks import keep_largest, keep_largest_per_row
+from compress.prune.select import keep_largest, keep_largest_per_row
 from compress.prune.structured.members import UnitArray, UnitMask, depth_of
 from compress.prune.structured.normalise import normalise
 from compress.prune.structured.settings import Problem, Settings
