@@ -84,7 +84,7 @@ def inspect(what: str) -> int:
     if path.is_dir():
         print(inspect_artifact(path))
     else:
-        print(inspect_config(_single(_load(what))))
+        print(inspect_config(_single(_load(what)), latency=flags.LATENCY.value))
     return 0
 
 

@@ -41,6 +41,12 @@ OUTPUT = flags.DEFINE_string(
     "predict: writes the output to this file as .npy; several outputs as .npz. bench: "
     "writes the figures as JSON.",
 )
+LATENCY = flags.DEFINE_bool(
+    "latency",
+    False,
+    "inspect CONFIG: times artifacts with untrained weights, with and without the "
+    "units that may be removed.",
+)
 FLOAT = flags.DEFINE_string(
     "float", None, "bench: the float artifact to compare with, if not made from config."
 )

@@ -7,4 +7,5 @@ from compress.compare.cell import write_onnx as write_onnx
 from compress.compare.grid import cell_folder as cell_folder
 from compress.compare.grid import compare as compare
 from compress.compare.rebuild import upgrade_artifact as upgrade_artifact
+from compress.compare.trial import predicted_latencies as predicted_latencies
 from compress.compare.units import latency_of as latency_of

@@ -11,6 +11,7 @@ import numpy as np
 
 import compress.transform as transforms
 from compress.annotations import PyTree
+from compress.compare.trial import measure_of
 from compress.config import Config, config_hash
 from compress.export import Artifact, export, export_onnx
 from compress.export.manifest import program_files
@@ -18,15 +19,18 @@ from compress.files import write_json
 from compress.report import size_accounting
 from compress.schedule import post_training, stage_starts
 from compress.sites import find_sites
-from compress.task import Task, load_task
+from compress.task import Task, build_model, load_task
 from compress.train import (
     Evaluation,
     Trained,
+    boundaries_json,
+    calibration_batches,
     check_schedule,
     data_hash,
     evaluate,
     finished,
     hash_of,
+    surviving_units,
     teacher_of,
     train,
 )
@@ -69,7 +73,14 @@ def run_cell(
     check_schedule(config, task)
     teacher = teacher_of(config, task, teachers, quiet=quiet)
     trained = train(
-        config, task, directory, seed=seed, teacher=teacher, resume=resume, quiet=quiet
+        config,
+        task,
+        directory,
+        seed=seed,
+        teacher=teacher,
+        measure=measure_of(config, task),
+        resume=resume,
+        quiet=quiet,
     )
     transform, state = _final_transform(config, task, trained, seed)
     result = _ship(config, task, trained, transform, state, directory, seed)
@@ -147,19 +158,6 @@ def finished_result(
     return result
 
 
-def calibration_batches(
-    config: Config, task: Task, seed: int, count: int
-) -> list[tuple[np.ndarray, ...]]:
-    """Batches of training inputs, drawn at random."""
-    examples = len(next(iter(task.train.values())))
-    size = config.batch_size
-    order = np.random.default_rng(seed).permutation(examples)
-    starts = range(0, min(count, examples // size) * size, size)
-    rows = [order[start : start + size] for start in starts]
-    inputs = [np.asarray(x) for x in task.inputs_of(task.train)]
-    return [tuple(x[row] for x in inputs) for row in rows]
-
-
 def _final_transform(
     config: Config, task: Task, trained: Trained, seed: int
 ) -> tuple[Transform, State]:
@@ -216,7 +214,7 @@ def _ship(
         tolerance=config.export.tolerance,
         evaluate=measure,
         config=config.model_dump(mode="json"),
-        metadata={"seed": seed},
+        metadata={"seed": seed, **_phases(trained)},
         overwrite=True,
     )
     served = measured["test"]
@@ -240,8 +238,29 @@ def _ship(
         "train_steps": stage_starts(config)[-1],
         "checkpoint_hash": hash_of(trained.state),
         "artifact": "artifact",
-        **describe_artifact(artifact),
+        "units": surviving_units(trained.boundaries),
+        **_described(config, task, trained, artifact),
     }
+
+
+def _described(
+    config: Config, task: Task, trained: Trained, artifact: Artifact
+) -> dict[str, Any]:
+    """What was shipped, and what the boundaries between phases had to say."""
+    whole = None
+    if any(boundary.keep for boundary in trained.boundaries):
+        model = build_model(task, config.task, config.model, jax.random.key(0))
+        arrays = jax.tree.leaves((model.params, model.model_state))
+        whole = sum(array.size for array in arrays)
+    described = describe_artifact(artifact, num_float_parameters=whole)
+    said = [line for boundary in trained.boundaries for line in boundary.records]
+    return {**described, "records": [*described["records"], *said]}
+
+
+def _phases(trained: Trained) -> dict[str, Any]:
+    """What an artifact must say for its model to be built again."""
+    boundaries = trained.boundaries
+    return {"phases": boundaries_json(boundaries)} if boundaries else {}
 
 
 def _inference(trained: Trained) -> Callable[..., Any]:
@@ -260,10 +279,17 @@ def _agreement(served: Evaluation, reference: Evaluation) -> float | None:
     return float(np.mean(served.decisions == reference.decisions))
 
 
-def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+def describe_artifact(
+    artifact: Artifact, num_float_parameters: int | None = None
+) -> dict[str, Any]:
     """What an artifact weighs and computes, in every accounting.
 
     A model's state counts among the arrays that are neither pruned nor quantized.
+
+    Args:
+      artifact: What was shipped.
+      num_float_parameters: Of the network before units were removed; None if none
+        were.
     """
     manifest = artifact.manifest
     sites = manifest["sites"]
@@ -280,6 +306,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         scales={name: artifact.weights[name] for name in scale_names},
         others=others,
         file_bytes=manifest["files"]["weights.safetensors"]["bytes"],
+        num_float_parameters=num_float_parameters,
     )
     programs = program_files(manifest)
     skipped = [f"{s['name']}: {s['reason']}" for s in sites if s["reason"]]
@@ -295,7 +322,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
 def _techniques(config: Config) -> list[str]:
     used = [
         name
-        for name in ("prune", "distill", "quantize")
+        for name in ("prune", "shrink", "distill", "quantize")
         if any(getattr(stage, name) is not None for stage in config.stages)
     ]
     return [*used, *(["ptq"] if config.export.quantize is not None else [])]

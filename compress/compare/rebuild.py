@@ -4,13 +4,17 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
-
 from compress.annotations import PyTree
 from compress.config import Config, parse_config
 from compress.export import Artifact, ArtifactError, read_upgradable, upgrade
-from compress.schedule import build_transform, post_training
-from compress.task import build_model, load_task
+from compress.schedule import post_training
+from compress.task import load_task
+from compress.train import (
+    CheckpointError,
+    Entered,
+    boundaries_of,
+    rebuilt_phase,
+)
 from compress.transform import Transform, chain
 
 
@@ -30,14 +34,6 @@ class Rebuilt(NamedTuple):
     transform: Transform
 
 
-def whole_transform(config: Config) -> Transform:
-    """Training and PTQ, without the teacher: it changes nothing at any site."""
-    stages = tuple(s.model_copy(update={"distill": None}) for s in config.stages)
-    trained = build_transform(config.model_copy(update={"stages": stages}))
-    setting = config.export.quantize
-    return trained if setting is None else chain(trained, post_training(setting))
-
-
 def rebuild(directory: pathlib.Path, manifest: Any) -> Rebuilt:
     """The model that an artifact's config names.
 
@@ -51,13 +47,27 @@ def rebuild(directory: pathlib.Path, manifest: Any) -> Rebuilt:
             "here. In Python, call compress.upgrade(path, forward, params, transform)."
         )
     config = parse_config(json.loads((directory / name).read_bytes()))
-    task = load_task(config.task)
-    model = build_model(task, config.task, config.model, jax.random.key(0))
+    last = _last_phase(directory, config, manifest.get("metadata", {}).get("phases"))
+    model, setting = last.model, config.export.quantize
 
     def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
         return model.forward(params, model_state, *inputs)[0]
 
-    return Rebuilt(forward, model.params, model.model_state, whole_transform(config))
+    transform = last.transform
+    if setting is not None:
+        transform = chain(transform, post_training(setting))
+    return Rebuilt(forward, model.params, model.model_state, transform)
+
+
+def _last_phase(directory: pathlib.Path, config: Config, phases: Any) -> Entered:
+    try:
+        known = [] if phases is None else boundaries_of(phases)
+        return rebuilt_phase(config, load_task(config.task), known)
+    except (KeyError, TypeError, CheckpointError) as error:
+        raise ArtifactError(
+            f"{directory}: metadata.phases do not say which units the model of its "
+            f"config has kept ({error}). Export it again."
+        ) from error
 
 
 def upgrade_artifact(path: str | pathlib.Path) -> Artifact:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from compress.config import pruning_checks
 from compress.config.errors import Problem, describe
 from compress.config.models import (
     Compare,
@@ -101,22 +102,6 @@ def _weights_are_quantized(config: Config) -> Iterator[Problem]:
             yield Problem((*path, "activations"), message)
 
 
-def _sparsity_never_falls(config: Config) -> Iterator[Problem]:
-    highest, holder = 0.0, 0
-    for path, stage in _stages(config):
-        if stage.prune is None:
-            continue
-        found = stage.prune.sparsity
-        if found < highest:
-            message = (
-                f"found {found:g}, below the {highest:g} of stages[{holder}]; pruned "
-                f"weights do not come back, so give {highest:g} or more, or no prune"
-            )
-            yield Problem((*path, "prune", "sparsity"), message)
-        else:
-            highest, holder = found, int(path[1])
-
-
 def _delay_ends_within_the_stage(config: Config) -> Iterator[Problem]:
     for path, stage in _stages(config):
         if stage.quantize and stage.quantize.delay >= stage.steps:
@@ -136,21 +121,6 @@ def _delay_ends_within_the_stage(config: Config) -> Iterator[Problem]:
 
 def _freeze_step(stage: Stage) -> int:
     return round(stage.quantize.freeze * stage.steps) if stage.quantize else 0
-
-
-def _pruning_has_one_setting(config: Config) -> Iterator[Problem]:
-    """It is one transform; only its sparsity varies with time."""
-    pruning = [(path, stage.prune) for path, stage in _stages(config) if stage.prune]
-    for path, prune in pruning[1:]:
-        first_path, first = pruning[0]
-        for key in ("sites", "exclude", "scope", "every"):
-            here, there = getattr(prune, key), getattr(first, key)
-            if here != there:
-                message = (
-                    f"found {_shown(here)}, but {path_text(first_path)}.prune has "
-                    f"{_shown(there)}; it must be the same in all stages"
-                )
-                yield Problem((*path, "prune", key), message)
 
 
 def _quantization_stays_the_same(config: Config) -> Iterator[Problem]:
@@ -201,9 +171,8 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _distillation_has_a_teacher,
     _distillation_has_a_loss,
     _weights_are_quantized,
-    _sparsity_never_falls,
     _delay_ends_within_the_stage,
-    _pruning_has_one_setting,
+    *pruning_checks.CHECKS,
     _quantization_stays_the_same,
     _ranges_are_decided_once,
     _seeds_are_unique,

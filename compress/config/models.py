@@ -6,27 +6,18 @@ Use `parse_config` or `load_config`, which run both and say where a problem is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Technique = Literal["prune", "quantize", "distill", "ptq"]
+from compress.config.base import Many, Model, Name, Scalar, Sites, as_tuple
+from compress.config.pruning import Prune, Shrink
+
+Technique = Literal["prune", "shrink", "quantize", "distill", "ptq"]
 Platform = Literal["cpu", "cuda", "tpu"]
 
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
-
-_T = TypeVar("_T")
-
-
-def _as_tuple(value: Any) -> Any:
-    # Strict pydantic takes no list for a tuple, and a file holds only lists.
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_patterns(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
 def _as_learning_rate(value: Any) -> Any:
@@ -37,20 +28,7 @@ def _as_learning_rate(value: Any) -> Any:
     raise ValueError("write a number above 0, or a mapping with schedule and peak")
 
 
-def _as_scalar(value: Any) -> Any:
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if finite and (value is None or isinstance(value, (str, int, float))):
-        return value
-    raise ValueError("write text, a finite number, true, false or null")
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False
-    )
-
-
-class LearningRate(_Model):
+class LearningRate(Model):
     """A learning rate over the steps of one stage; a plain number is `constant`."""
 
     schedule: Literal["constant", "cosine", "linear"] = Field(
@@ -65,13 +43,6 @@ class LearningRate(_Model):
     )
 
 
-Name = Annotated[str, Field(min_length=1)]
-Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_as_scalar)]
-Many = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
-Patterns = Annotated[
-    tuple[Name, ...],
-    BeforeValidator(_as_patterns, json_schema_input_type=Name | list[Name]),
-]
 Rate = Annotated[
     LearningRate,
     BeforeValidator(
@@ -81,7 +52,7 @@ Rate = Annotated[
 ]
 
 
-class Optimizer(_Model):
+class Optimizer(Model):
     """The optimizer of the student and of the teacher."""
 
     name: Literal["adam", "adamw", "sgd"] = Field(
@@ -105,7 +76,7 @@ class Optimizer(_Model):
     )
 
 
-class Teacher(_Model):
+class Teacher(Model):
     """The model that distillation learns from, trained before the first stage."""
 
     model: Mapping[str, Scalar] = Field(
@@ -117,39 +88,7 @@ class Teacher(_Model):
     )
 
 
-class _Sites(_Model):
-    sites: Patterns = Field(
-        default=("**",),
-        min_length=1,
-        description="Glob pattern, or list of them, of sites.",
-    )
-    exclude: Patterns = Field(
-        default=(),
-        description="Glob pattern, or list of them, of sites to leave alone.",
-    )
-
-
-class Prune(_Sites):
-    """Magnitude pruning during one stage; the masks hold in every later stage."""
-
-    sparsity: float = Field(ge=0, lt=1, description="Fraction of zeros to reach.")
-    scope: Literal["global", "uniform"] = Field(
-        default="global",
-        description="Rank weights over all sites, or within each site.",
-    )
-    schedule: Literal["one_shot", "cubic", "linear"] = Field(
-        default="cubic", description="How sparsity grows to its target."
-    )
-    every: int = Field(default=10, ge=1, description="Steps between mask updates.")
-    until: float = Field(
-        default=0.75,
-        gt=0,
-        le=1,
-        description="Fraction of the stage at which the target is reached.",
-    )
-
-
-class _Grids(_Sites):
+class _Grids(Sites):
     weights: Literal["int8", "int4"] | None = Field(
         default="int8", description="Integer grid of the weights."
     )
@@ -179,7 +118,7 @@ class Quantize(_Grids):
     )
 
 
-class Distill(_Model):
+class Distill(Model):
     """Soft targets from the teacher."""
 
     temperature: float = Field(
@@ -193,7 +132,7 @@ class Distill(_Model):
     )
 
 
-class Stage(_Model):
+class Stage(Model):
     """A number of steps with one setting of every technique."""
 
     name: Name = Field(description="Name in logs and reports; default stage0, ...")
@@ -202,6 +141,11 @@ class Stage(_Model):
         description="A number, or a schedule over this stage's steps."
     )
     prune: Prune | None = Field(default=None, description="Pruning in this stage.")
+    shrink: Shrink | None = Field(
+        default=None,
+        description="Units masked in this stage and removed at its end; what follows "
+        "trains a smaller network.",
+    )
     quantize: Quantize | None = Field(
         default=None, description="QAT from this stage on."
     )
@@ -219,7 +163,7 @@ class PostTraining(_Grids):
     batches: int = Field(default=8, ge=1, description="Calibration batches.")
 
 
-class Export(_Model):
+class Export(Model):
     """What is shipped and how closely it must agree with the trained model."""
 
     quantize: PostTraining | None = Field(
@@ -246,7 +190,7 @@ class Export(_Model):
     )
 
 
-class Row(_Model):
+class Row(Model):
     """One run of a comparison: the config with only some of its techniques."""
 
     name: Name = Field(description="Name of the run and of its row in the table.")
@@ -263,7 +207,7 @@ class Row(_Model):
     )
 
 
-class Compare(_Model):
+class Compare(Model):
     """Several runs of one config, side by side."""
 
     rows: Many[Row] = Field(min_length=1, description="The runs, in table order.")
@@ -271,7 +215,7 @@ class Compare(_Model):
         description="Row the others are compared with; default the first."
     )
 
-    contrasts: Many[Annotated[tuple[Name, Name], BeforeValidator(_as_tuple)]] = Field(
+    contrasts: Many[Annotated[tuple[Name, Name], BeforeValidator(as_tuple)]] = Field(
         default=(),
         description="Pairs of rows whose difference the report states, chosen before "
         "the run.",
@@ -289,7 +233,7 @@ class Compare(_Model):
         return {**value, "reference": name if isinstance(name, str) and name else "?"}
 
 
-class Config(_Model):
+class Config(Model):
     """One run, or a comparison of several, as its file declares it."""
 
     name: Name | None = Field(

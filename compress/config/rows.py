@@ -14,7 +14,7 @@ from compress.config.models import Config, Row
 from compress.config.paths import KeyPath
 from compress.config.validation import check
 
-_IN_STAGES = ("prune", "quantize", "distill")
+_IN_STAGES = ("prune", "shrink", "quantize", "distill")
 _DECIDED_BY_THE_ROW = ("name", "compare")
 
 

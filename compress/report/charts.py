@@ -5,11 +5,12 @@ each plot comes in a wide and a narrow version and the page shows the one that f
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.report import units
 from compress.report.curves import mean_curves
+from compress.report.heat import HeatData, heat_spec, sparsity_cells, unit_cells
 from compress.report.lines import lines_spec
 from compress.report.records import Comparison
 from compress.report.rows import RowSummary
@@ -74,7 +75,53 @@ def all_figures(comparison: Comparison, rows: Sequence[RowSummary]) -> list[Figu
         _size_figure(comparison, rows),
         _latency_figure(comparison, rows),
         *(_curve_figure(comparison, *curve) for curve in _CURVES),
+        _sites_figure(comparison),
+        _units_figure(comparison),
     ]
+
+
+def _sites_figure(comparison: Comparison) -> Figure:
+    data = {
+        row: HeatData(sparsity_cells(comparison, row), "step", "zeros (%)")
+        for row in comparison.rows
+    }
+    return Figure(
+        "sparsity-sites",
+        "Sparsity per site during training",
+        "Mean over seeds. Which weights are zero changes no latency here.",
+        _heat_plots("sparsity_sites", "Sparsity per site", data),
+    )
+
+
+def _units_figure(comparison: Comparison) -> Figure:
+    data = {
+        row: HeatData(unit_cells(comparison, row), "unit", "seeds that keep it (%)")
+        for row in comparison.rows
+    }
+    return Figure(
+        "units",
+        "Units that survived",
+        "One line per group of units that go together, and per layer where layers "
+        "differ. Removed units are gone from file, arithmetic and latency.",
+        _heat_plots("units", "Units that survived", data),
+    )
+
+
+def _heat_plots(
+    name: str, title: str, data: Mapping[str, HeatData]
+) -> tuple[Plot, ...]:
+    """A view for each row that has something to show."""
+    return tuple(
+        Plot(
+            f"{name}_{index}",
+            f"{title}: {row}",
+            row,
+            wide=heat_spec(each, _WIDE[0], is_wide=True),
+            narrow=heat_spec(each, _NARROW[0], is_wide=False),
+        )
+        for index, (row, each) in enumerate(data.items())
+        if each.cells
+    )
 
 
 def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:

@@ -210,7 +210,10 @@ def _require(raw: Mapping[str, Any], keys: Sequence[str], path: pathlib.Path) ->
 def _build(cls: Any, raw: Mapping[str, Any], path: pathlib.Path) -> Any:
     """The dataclass from the keys of the same names; other keys are left out."""
     fields = dataclasses.fields(cls)
-    needed = [f.name for f in fields if f.default is dataclasses.MISSING]
+    missing = dataclasses.MISSING
+    needed = [
+        f.name for f in fields if f.default is missing and f.default_factory is missing
+    ]
     _require(raw, needed, path)
     return cls(
         **{f.name: _coerce(raw[f.name], f.type) for f in fields if f.name in raw}

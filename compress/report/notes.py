@@ -1,6 +1,9 @@
 """Sentences generated from the numbers: the summary, the notes, the contrasts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from compress.report import units
 from compress.report.records import Comparison
@@ -10,6 +13,11 @@ from compress.report.sizes import COLUMNS
 SPARSITY_NOTE = (
     "Unstructured sparsity shrinks the file, not XLA's latency: zeros are multiplied "
     "like any other number."
+)
+UNITS_NOTE = (
+    "{rows}: whole units are gone, from file, arithmetic and latency; the ratio of "
+    "sizes is to float32 of the network before that, and sparsity is that of the "
+    "weights that are left."
 )
 
 
@@ -85,6 +93,7 @@ def table_notes(
     return [
         *contrast_sentences(comparison, contrasts),
         SPARSITY_NOTE,
+        *_units_notes(comparison),
         "Accuracy is that of the exported artifact, run on the test set.",
         _seeds_note(comparison),
         "Sizes count all arrays of the weights file: weights, scales, biases, the "
@@ -124,6 +133,20 @@ def _seeds_note(comparison: Comparison) -> str:
         'comparisons. "Within noise" means that this interval, or the one over seeds '
         "and test items, contains 0; not that the rows are equal."
     )
+
+
+def _units_notes(comparison: Comparison) -> list[str]:
+    """Which rows are smaller networks than the one they were trained from."""
+    shrunk = [
+        row
+        for row in comparison.rows
+        if any(_lost_units(cell.units) for cell in comparison.cells_of(row))
+    ]
+    return [UNITS_NOTE.format(rows=", ".join(shrunk))] if shrunk else []
+
+
+def _lost_units(units: Mapping[str, Any]) -> bool:
+    return any(np.shape(u["kept"])[-1] < u["size"] for u in units.values())
 
 
 def _program_notes(comparison: Comparison) -> list[str]:

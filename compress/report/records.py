@@ -67,6 +67,8 @@ class Cell:
       records: Fallbacks and other things the reader should know.
       checkpoint_hash: Hash of the trained checkpoint.
       metrics: Training metrics, one mapping per step, in order of steps.
+      units: By group of units: `size` before any was removed, and those `kept`, a list
+        or a list per layer; empty if none could be.
     """
 
     row: str
@@ -91,6 +93,7 @@ class Cell:
     records: tuple[str, ...]
     checkpoint_hash: str
     metrics: tuple[Metrics, ...] = ()
+    units: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

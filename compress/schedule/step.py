@@ -1,4 +1,4 @@
-"""The train step: one pure function for the whole schedule."""
+"""The train step: one pure function for a whole phase."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -4,73 +4,103 @@ In time, a technique acts where the stages say; in the chain, masks come before
 fake-quantization, so that what is quantized is what is kept.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from compress import distill, prune, quantize
-from compress.annotations import PyTree
-from compress.config import Config, Distill, PostTraining, Prune
-from compress.transform import Ramp, Transform, chain, ramp
+from compress.annotations import Array, PyTree
+from compress.config import Config, Distill, PostTraining
+from compress.schedule import pruning
+from compress.schedule.phases import (
+    Phase,
+    prunes_from_inputs,
+    split_phases,
+    stage_starts,
+)
+from compress.sites import Groups
+from compress.transform import Transform, chain
 
 # The teacher as a function of its arrays and the student's inputs.
 Teacher = tuple[Callable[..., Any], PyTree]
 
 
-def stage_starts(config: Config) -> list[int]:
-    """The step at which each stage starts, and at last the step at which all end."""
-    starts = [0]
-    for stage in config.stages:
-        starts.append(starts[-1] + stage.steps)
-    return starts
+class Here(NamedTuple):
+    """Where in a schedule a chain is for, and what is known there.
+
+    Attributes:
+      phase: What the chain serves.
+      groups: Of the network as it is in this phase; needed if units are masked in it.
+      bops: What counts bit operations there; needed for a budget of them.
+      masks: What was pruned from inputs, by path; None before that.
+    """
+
+    phase: Phase
+    groups: Groups | None = None
+    bops: Any = None
+    masks: Mapping[str, Array] | None = None
 
 
-def build_transform(config: Config, teacher: Teacher | None = None) -> Transform:
-    """One chain for the whole schedule; what acts when is a function of the step.
+def build_links(
+    config: Config, teacher: Teacher | None, here: Here
+) -> dict[str, list[Transform]]:
+    """The transforms of one phase by technique, in the order of the chain."""
+    starts = stage_starts(config)
+    return {
+        name: build(config, starts, teacher, here) for name, build in TECHNIQUES.items()
+    }
+
+
+def build_transform(
+    config: Config, teacher: Teacher | None = None, here: Here | None = None
+) -> Transform:
+    """One chain for a whole phase; what acts when is a function of the step.
 
     Args:
       config: The run.
       teacher: `(forward, arrays)`; needed if a stage distills.
+      here: The phase; by default the first, which must mask no units.
 
     Raises:
       ValueError: If stages of one technique differ where they may not.
     """
-    starts = stage_starts(config)
-    return chain(
-        *(t for build in TECHNIQUES.values() for t in build(config, starts, teacher))
-    )
+    here = Here(split_phases(config)[0]) if here is None else here
+    links = build_links(config, teacher, here)
+    return chain(*(t for several in links.values() for t in several))
 
 
-def _prune(config: Config, starts: Sequence[int], teacher: Any) -> list[Transform]:
-    stages = [(s, stage.prune) for s, stage in zip(starts, config.stages)]
-    active = [(start, setting) for start, setting in stages if setting is not None]
-    if not active:
-        return []
-    first = active[0][1]
-    ramps: list[Ramp] = []
-    for start, setting in active:
-        length = config.stages[starts.index(start)].steps
-        reached = ramps[-1].final if ramps else 0.0
-        ramps.append(_ramp(setting, reached, start, length))
-    return [
-        prune.magnitude(
-            ramps,
-            sites=first.sites,
-            exclude=first.exclude,
-            scope=first.scope,
-            every=first.every,
-        )
+def _prune(
+    config: Config, starts: Sequence[int], teacher: Any, here: Here
+) -> list[Transform]:
+    if here.masks is not None:
+        return [prune.fixed(here.masks)]
+    active = [
+        (start, stage.steps, stage.prune)
+        for start, stage in zip(starts, config.stages)
+        if stage.prune is not None
     ]
+    if not active or prunes_from_inputs(active[0][2]):
+        return []
+    return [pruning.connections(active)]
 
 
-def _ramp(setting: Prune, reached: float, start: int, length: int) -> Ramp:
-    if setting.schedule == "one_shot":
-        return ramp(reached, setting.sparsity, steps=(start, start))
-    end = start + max(round(setting.until * length), 1)
-    power = 3.0 if setting.schedule == "cubic" else 1.0
-    return ramp(reached, setting.sparsity, steps=(start, end), power=power)
+def _shrink(
+    config: Config, starts: Sequence[int], teacher: Any, here: Here
+) -> list[Transform]:
+    setting, start = here.phase.shrinks, here.phase.shrink_start
+    if setting is None:
+        return []
+    if here.groups is None:
+        raise ValueError(
+            f"phase {here.phase.index} of the schedule removes units, but its groups "
+            "are not given. Find them with compress.find_groups."
+        )
+    length = here.phase.end - start
+    return pruning.units(setting, start, length, here.groups, here.bops)
 
 
-def _quantize(config: Config, starts: Sequence[int], teacher: Any) -> list[Transform]:
+def _quantize(
+    config: Config, starts: Sequence[int], teacher: Any, here: Here
+) -> list[Transform]:
     active = [i for i, stage in enumerate(config.stages) if stage.quantize is not None]
     if not active:
         return []
@@ -94,7 +124,7 @@ def _quantize(config: Config, starts: Sequence[int], teacher: Any) -> list[Trans
 
 
 def _distill(
-    config: Config, starts: Sequence[int], teacher: Teacher | None
+    config: Config, starts: Sequence[int], teacher: Teacher | None, here: Here
 ) -> list[Transform]:
     windows: dict[Distill, list[tuple[int, int]]] = {}
     for index, stage in enumerate(config.stages):
@@ -117,8 +147,13 @@ def _distill(
     ]
 
 
-# In the order of the chain.
-TECHNIQUES = {"prune": _prune, "distill": _distill, "quantize": _quantize}
+# In the order of the chain: connections, units, and what is quantized comes last.
+TECHNIQUES = {
+    "prune": _prune,
+    "shrink": _shrink,
+    "distill": _distill,
+    "quantize": _quantize,
+}
 
 
 def post_training(setting: PostTraining) -> Transform:

@@ -7,16 +7,11 @@ import numpy as np
 
 from compress.adapters import Model
 from compress.config import Config
-from compress.schedule import (
-    TrainState,
-    build_step,
-    build_transform,
-    init_state,
-    post_training,
-)
+from compress.schedule import TrainState, build_step, post_training
 from compress.schedule.techniques import Teacher
 from compress.sites import find_sites
 from compress.task import Task, TaskError, build_model, example_inputs
+from compress.train.phases import Entered, Job, foresee, start, with_arrays
 from compress.transform import Transform
 
 
@@ -35,17 +30,27 @@ def check_schedule(config: Config, task: Task, teacher: Teacher | None = None) -
     check_data(config, task)
     if teacher is None and config.teacher is not None:
         teacher = untrained_teacher(config, task)
-    key = jax.random.key(0)
-    model = build_model(task, config.task, config.model, key)
-    transform = build_transform(config, teacher)
+    *_, last = check_phases(Job(config, task, teacher, seed=0))
+    _check_post_training(config, task, last.model)
 
-    def start(params: Any, model_state: Any) -> TrainState:
-        abstract = Model(model.forward, params, model_state)
-        return init_state(config, task, abstract, transform, key)
 
-    state = jax.eval_shape(start, model.params, model.model_state)
-    check_step(config, task, model, transform, state)
-    _check_post_training(config, task, model)
+def check_phases(job: Job) -> list[Entered]:
+    """Traces the train step of every phase, and returns them as they are foreseen.
+
+    Units are removed as some choice that meets the budget would: what comes after a
+    boundary is known before the units are.
+    """
+    phases = foresee(job)
+    for entered in phases:
+        state = jax.eval_shape(
+            lambda params, model_state, entered=entered: start(
+                job, with_arrays(entered, params, model_state), jax.random.key(0)
+            ),
+            entered.model.params,
+            entered.model.model_state,
+        )
+        check_step(job.config, job.task, entered.model, entered.transform, state)
+    return phases
 
 
 def untrained_teacher(config: Config, task: Task) -> Teacher:

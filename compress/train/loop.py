@@ -12,17 +12,13 @@ from absl import logging
 import compress.transform as transforms
 from compress.adapters import Model
 from compress.config import Config
-from compress.schedule import (
-    TrainState,
-    build_chunk,
-    build_transform,
-    init_state,
-    stage_starts,
-)
+from compress.schedule import TrainState, build_chunk, split_phases, stage_starts
 from compress.schedule.techniques import Teacher
-from compress.task import Task, build_model
+from compress.task import Task
+from compress.train.boundaries import Boundary, read_boundaries, write_boundaries
 from compress.train.checkpoints import Checkpoints
-from compress.train.checks import check_data, check_step
+from compress.train.checks import check_data, check_phases
+from compress.train.crossing import cross
 from compress.train.directory import (
     RunError,
     claimed,
@@ -31,6 +27,7 @@ from compress.train.directory import (
 )
 from compress.train.evaluate import evaluate
 from compress.train.metrics import MetricsLog, read_metrics
+from compress.train.phases import Entered, Job, Measure, replay, run_key, start
 from compress.train.progress import ProgressBar, progress_bar
 from compress.train.signals import Terminated
 from compress.transform import Transform
@@ -40,11 +37,13 @@ class Trained(NamedTuple):
     """A finished run.
 
     Attributes:
-      state: After the last step.
-      model: Its parameters are those from before training.
-      transform: The chain it was trained with.
+      state: After the last step, and after what was removed there.
+      model: Its forward takes the parameters of `state`; its own are from before
+        training, or from where the last phase was entered.
+      transform: The chain of the last phase.
       seconds: Spent training, in this and earlier processes.
-      compilations: Of the train step in this process; one for the whole schedule.
+      compilations: Of the train step in this process; one per phase.
+      boundaries: What was decided between the phases: units kept, masks fixed.
     """
 
     state: TrainState
@@ -52,6 +51,7 @@ class Trained(NamedTuple):
     transform: Transform
     seconds: float
     compilations: int
+    boundaries: tuple[Boundary, ...]
 
 
 def train(
@@ -61,6 +61,7 @@ def train(
     *,
     seed: int,
     teacher: Teacher | None = None,
+    measure: Measure | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Trained:
@@ -72,6 +73,7 @@ def train(
       directory: Of the run; gets `run.json`, `metrics.jsonl` and `checkpoints/`.
       seed: Of initialization, data order, augmentation and dropout.
       teacher: What to distill from.
+      measure: What times a choice of units, for a budget of latency.
       resume: Goes on from the newest checkpoint, if there is one; bit-exactly.
       quiet: Shows no progress bar.
 
@@ -80,8 +82,8 @@ def train(
       CheckpointError: If its checkpoints are of another config.
     """
     check_data(config, task)
-    model, transform, state = _started(config, task, teacher, seed)
-    check_step(config, task, model, transform, state)
+    job = Job(config, task, teacher, seed, measure)
+    entered = check_phases(job)[0]
     if (directory / "checkpoints").exists() and not resume:
         raise RunError(
             f"{directory}: holds a run already. Pass --resume to go on with it, or "
@@ -92,12 +94,14 @@ def train(
         open_checkpoints(config, task, directory, seed) as checkpoints,
     ):
         write_provenance(directory, config, task, seed)
-        if checkpoints.latest is not None:
-            state = checkpoints.load(state)
+        if checkpoints.latest is None:
+            state = start(job, entered, run_key(job))
+        else:
+            entered, state = _restored(job, directory, checkpoints)
             logging.info("%s: resumed at step %d", directory, checkpoints.latest)
         # On its device for good: a state half placed would compile the step twice.
         state = jax.device_put(state, jax.devices()[0])
-        run = _Run(config, task, model, transform, directory, checkpoints)
+        run = _Run(job, entered, directory, checkpoints)
         return run.to_the_end(state, quiet)
 
 
@@ -119,10 +123,17 @@ def finished(
     with open_checkpoints(config, task, directory, seed, read_only=True) as checkpoints:
         if checkpoints.latest != stage_starts(config)[-1]:
             return None
-        model, transform, state = _started(config, task, teacher, seed)
+        job = Job(config, task, teacher, seed)
+        entered, state = _restored(job, directory, checkpoints)
+        for known in read_boundaries(directory)[entered.phase.index :]:
+            entered, state = cross(job, entered, state, known)
+        if entered.phase != split_phases(config)[-1]:
+            return None
         lines = read_metrics(directory / "metrics.jsonl")
         seconds = lines[-1]["seconds"] if lines else 0.0
-        return Trained(checkpoints.load(state), model, transform, seconds, 0)
+        return Trained(
+            state, entered.model, entered.transform, seconds, 0, entered.boundaries
+        )
 
 
 def open_checkpoints(
@@ -141,15 +152,13 @@ def open_checkpoints(
     )
 
 
-def _started(
-    config: Config, task: Task, teacher: Teacher | None, seed: int
-) -> tuple[Model, Transform, TrainState]:
-    """Model, chain and state before the first step."""
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = build_model(task, config.task, config.model, init_key)
-    transform = build_transform(config, teacher)
-    state = init_state(config, task, model, transform, run_key)
-    return model, transform, state
+def _restored(
+    job: Job, directory: pathlib.Path, checkpoints: Checkpoints
+) -> tuple[Entered, TrainState]:
+    """The phase of the newest checkpoint, and the state it holds."""
+    step = checkpoints.latest or 0
+    entered = replay(job, read_boundaries(directory), step)
+    return entered, checkpoints.load(start(job, entered, run_key(job)))
 
 
 class _Run:
@@ -157,22 +166,28 @@ class _Run:
 
     def __init__(
         self,
-        config: Config,
-        task: Task,
-        model: Model,
-        transform: Transform,
+        job: Job,
+        entered: Entered,
         directory: pathlib.Path,
         checkpoints: Checkpoints,
     ) -> None:
-        self.config, self.task, self.model = config, task, model
-        self.transform, self.directory = transform, directory
-        self.checkpoints = checkpoints
-        self.starts = stage_starts(config)
-        self.chunk = build_chunk(config, task, model, transform)
+        self.job, self.directory, self.checkpoints = job, directory, checkpoints
+        self.config, self.task = job.config, job.task
+        self.starts = stage_starts(job.config)
+        self.phases = split_phases(job.config)
+        self.compilations = 0
+        self._enter(entered)
+
+    def _enter(self, entered: Entered) -> None:
+        """Builds the programs of a phase."""
+        self.entered = entered
+        model, transform = entered.model, entered.transform
+        self.chunk = build_chunk(self.config, self.task, model, transform)
         self.predict = jax.jit(self._predict)
 
     def _predict(self, state: TrainState, *inputs: Any) -> Any:
-        compressed = transforms.apply(self.model.forward, self.transform)
+        entered = self.entered
+        compressed = transforms.apply(entered.model.forward, entered.transform)
         outputs, _ = compressed(
             state.params, state.compression, state.model_state, *inputs
         )
@@ -187,24 +202,50 @@ class _Run:
             MetricsLog(self.directory, resumed_at=begin) as log,
             progress_bar(self.directory.name, total, quiet=quiet) as bar,
         ):
-            step = begin
-            while step < total:
-                count = min(self.config.log_every, total - step)
-                state, metrics = self.chunk.run(state, data, count)
-                values = self._check(step, count, metrics)
-                step += count
-                due = self._is_due(step, count) or terminated.seen or step == total
-                self._record(step, state, values, due, log, bar)
-                if terminated.seen and step < total:
-                    self.checkpoints.close()
-                    logging.warning(
-                        "SIGTERM: saved at step %d; --resume goes on.", step
-                    )
-                    raise SystemExit(128 + signal.SIGTERM)
-        transforms.check(self.transform, state.params, state.compression)
+            state = self._phase(state, data, terminated, log, bar)
+            while self.entered.phase != self.phases[-1]:
+                state = self._cross(state)
+                state = self._phase(state, data, terminated, log, bar)
         seconds = time.monotonic() - self.started
-        compilations = self.chunk.compilations()
-        return Trained(state, self.model, self.transform, seconds, compilations)
+        model, transform = self.entered.model, self.entered.transform
+        boundaries = self.entered.boundaries
+        return Trained(state, model, transform, seconds, self.compilations, boundaries)
+
+    def _phase(
+        self,
+        state: TrainState,
+        data: Any,
+        terminated: Terminated,
+        log: MetricsLog,
+        bar: ProgressBar,
+    ) -> TrainState:
+        """Trains to the end of the phase; whatever step it is in."""
+        step, end = int(state.compression.step), self.entered.phase.end
+        while step < end:
+            count = min(self.config.log_every, end - step)
+            state, metrics = self.chunk.run(state, data, count)
+            values = self._check(step, count, metrics)
+            step += count
+            # Also where a phase ends: what comes next may take long, or fail.
+            due = self._is_due(step, count) or terminated.seen or step == end
+            self._record(step, state, values, due, log, bar)
+            if terminated.seen and step < self.starts[-1]:
+                self.checkpoints.close()
+                logging.warning("SIGTERM: saved at step %d; --resume goes on.", step)
+                raise SystemExit(128 + signal.SIGTERM)
+        self.compilations += self.chunk.compilations()
+        transforms.check(self.entered.transform, state.params, state.compression)
+        return state
+
+    def _cross(self, state: TrainState) -> TrainState:
+        """Enters the next phase; what was decided is on disk before it trains."""
+        boundaries = read_boundaries(self.directory)
+        index = self.entered.phase.index
+        known = boundaries[index] if index < len(boundaries) else None
+        entered, state = cross(self.job, self.entered, state, known)
+        write_boundaries(self.directory, entered.boundaries)
+        self._enter(entered)
+        return jax.device_put(state, jax.devices()[0])
 
     def _seconds_before(self, step: int) -> float:
         """What earlier processes spent on the steps that are not done again."""

@@ -243,6 +243,29 @@ def test_inspect_shows_the_sites_and_the_plan_and_trains_nothing(
     assert sorted(grid.parent.rglob("*")) == before
 
 
+def test_inspect_lists_groups_of_units_and_predicts_what_is_left(
+    run: Any, config: pathlib.Path
+) -> None:
+    shrink = "stages[1].shrink={budget: {macs: 0.5}, round_to: 1}"
+    flags = ("--set", "stages[1].prune=", "--set", shrink)
+    status, out, _ = run("inspect", config, *flags, "--latency")
+    assert status == 0
+    assert "thin: shrink (budget={'macs': 0.5}, round_to=1)" in out
+    for word in ("first/kernel:1", "second/kernel:0", "an axis of the model's output"):
+        assert word in out, word
+    # 5 x 4 + 4 + 4 x 3 + 3 of 75 parameters, 20 + 12 of 64 products.
+    assert (
+        "predicted once units are removed: parameters 39 (0.52x), "
+        "multiply-accumulates per example 32 (0.50x)"
+    ) in out
+    assert "latency at batch 1 once thin has removed units, untrained" in out
+    status, _, err = run(
+        "inspect", config, *flags, "--set", "stages[1].shrink.groups=x"
+    )
+    assert status == 1 and "first/kernel:1" in err
+    assert_one_screen(err)
+
+
 def test_inspect_finds_a_rule_that_matches_nothing(
     run: Any, config: pathlib.Path
 ) -> None:

@@ -122,7 +122,7 @@ def test_a_row_of_the_saved_config_is_the_same(load):
             "use: [pqt]",
             (
                 "run.yaml:18: compare.rows[2].use[0]: found 'pqt'; use 'prune', "
-                "'quantize', 'distill' or 'ptq'"
+                "'shrink', 'quantize', 'distill' or 'ptq'"
             ),
         ),
         (

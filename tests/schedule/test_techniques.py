@@ -45,7 +45,7 @@ def test_the_chain_prunes_before_it_quantizes_whatever_the_stages_say():
         teacher=None,
     )
     name = build_transform(config).name
-    assert name == "chain(prune.magnitude, quantize.fake_quant)"
+    assert name == "chain(prune.connections, quantize.fake_quant)"
 
 
 def test_distillation_acts_in_its_stages_only():
