@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 import compress
+from experiments.tasks import cifar
 
 HEADS, GROUPS, WIDTH, VOCABULARY = 2, 2, 6, 11  # key heads, queries for each, head
 DIM, HIDDEN, LAYERS = 8, 10, 2
@@ -258,7 +259,15 @@ def lstm() -> Case:
     return Case(forward, random_like(shapes), (x,), [8])
 
 
+def resnet8() -> Case:
+    """MLPerf Tiny's network, narrow: three residual streams, three inner widths."""
+    params = cifar.random_params(jax.random.key(0), (4, 6, 8))
+    x = np.random.default_rng(6).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    return Case(cifar.logits, params, (jnp.asarray(x),), [4, 4, 6, 6, 8, 8])
+
+
 CASES: dict[str, Callable[[], Case]] = {
+    "resnet8": resnet8,
     "decoder unrolled": lambda: decoder("unrolled"),
     "decoder scanned": lambda: decoder("scanned"),
     "decoder rematerialised": lambda: decoder("rematerialised"),
