@@ -258,7 +258,8 @@ def merged(result: dict[str, Any]) -> dict[str, Any]:
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if any(known.get(key) != result[key] for key in same):
         return result
-    return {**result, "losses": {**known["losses"], **result["losses"]}}
+    losses = {**known["losses"], **result["losses"]}
+    return {**result, "losses": dict(sorted(losses.items()))}
 
 
 def main() -> None:

@@ -156,9 +156,7 @@ def one_shot(
         rows = input_moments(forward, params, wanted, data, kind)
         for path in paths:
             parts = [part for part in rows if part.path == path]
-            grid = quantizer.grids.get(path) if quantizer else None
-            leaf = parameter_paths(params)[path]
-            results[path] = _prune(settings, path, leaf, parts, grid)
+            results[path] = _prune_parameter(settings, path, params, parts, quantizer)
         params = _replaced(params, {path: results[path].weights for path in paths})
     records = {path: r.record for path, r in results.items()}
     records |= _left_dense(params, refused)
@@ -173,6 +171,25 @@ def _passes(usable: Mapping[str, Any], sequential: bool) -> list[list[str]]:
     if sequential:
         return [[path] for path in usable]
     return [list(usable)] if usable else []
+
+
+def _prune_parameter(
+    settings: Settings,
+    path: str,
+    params: PyTree,
+    parts: Sequence[Rows | Refused],
+    quantizer: Quantizer | None,
+) -> _Result:
+    """Prunes one parameter; if it is to be rounded, on the grid of the pruned one.
+
+    What stays grows to make up for what goes, and would be clipped on the dense grid.
+    """
+    leaf = parameter_paths(params)[path]
+    result = _prune(settings, path, leaf, parts, None)
+    if quantizer is None or path not in quantizer.paths or result.mask is None:
+        return result
+    grid = quantizer.grid(_replaced(params, {path: result.weights}), path)
+    return _prune(settings, path, leaf, parts, grid)
 
 
 def _prune(
@@ -327,13 +344,11 @@ def _left_dense(params: PyTree, reasons: Mapping[str, str]) -> dict[str, Record]
 def _confirm(
     quantizer: Quantizer, params: PyTree, records: Mapping[str, Record]
 ) -> dict[str, Record]:
-    """Notes where the quantizer would round the rounded weights to other integers."""
-    by_path, found = parameter_paths(params), quantizer.integers(params)
+    """Notes where the quantizer would move the weights that were rounded for it."""
     noted = dict(records)
-    for path, grid in quantizer.grids.items():
-        meant = np.round(np.asarray(by_path[path], np.float32) / grid.scale)
-        moved = int((meant != found[path]).sum())
-        if records[path].damping is not None and moved:
-            note = f"{moved} weights are rounded again by {quantizer.transform.name}"
-            noted[path] = records[path]._replace(notes=(*records[path].notes, note))
+    for path, count in quantizer.moved(params).items():
+        record = records[path]
+        if count and record.damping is not None:
+            note = f"{count} weights are rounded again by {quantizer.name}"
+            noted[path] = record._replace(notes=(*record.notes, note))
     return noted
