@@ -212,20 +212,20 @@ def _take_leaf(
         cut = cuts.get((path, axis))
         if cut is None or x.shape[axis] != size:
             continue
-        if cut.indices.ndim == 2:
-            spread = [1] * x.ndim
-            spread[0], spread[axis] = cut.indices.shape
-            x = jnp.take_along_axis(x, cut.indices.reshape(spread), axis)
-        else:
-            x = _select(x, cut.indices, axis)
+        x = _select(x, cut.indices, axis)
     return x
 
 
 def _select(x: Any, indices: np.ndarray, axis: int) -> Any:
+    """Some positions of an axis; with rows of indices, others in each layer."""
     if isinstance(x, jax.ShapeDtypeStruct):
-        shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
+        shape = (*x.shape[:axis], indices.shape[-1], *x.shape[axis + 1 :])
         return jax.ShapeDtypeStruct(shape, x.dtype)
-    return jnp.take(x, indices, axis=axis)
+    if indices.ndim == 1:
+        return jnp.take(x, indices, axis=axis)
+    spread = [1] * x.ndim
+    spread[0], spread[axis] = indices.shape
+    return jnp.take_along_axis(x, indices.reshape(spread), axis)
 
 
 def _smaller(

@@ -136,6 +136,9 @@ def test_layers_of_a_scan_may_each_keep_their_own_units() -> None:
     expected = case.forward(mask_units(case.params, groups, keep), *case.inputs)
     found = small.forward(small.params, *case.inputs)
     assert difference(found, expected) < _TOLERANCE * largest(expected)
+    shapes = jax.eval_shape(lambda: case.params)
+    abstract = compress.shrink(case.forward, shapes, keep, groups=groups)
+    assert abstract.widths == small.widths
 
 
 def test_a_rescaled_norm_is_that_of_the_smaller_model() -> None:
