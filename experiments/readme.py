@@ -1,6 +1,8 @@
-"""Puts generated tables into README.md, between their markers.
+"""Puts generated tables into documents, between their markers.
 
 python -m experiments.readme runs/digits
+python -m experiments.readme runs/cifar_pruning BUILD_NOTES.md cifar_pruning
+python -m experiments.readme runs/digits_pruning experiments/RESULTS.md digits_pruning
 """
 
 import pathlib
@@ -11,15 +13,23 @@ from compress.report import load_compare, render_table
 from experiments.bench.peers import tables as peers_tables
 from experiments.bench.results import load as load_benchmark
 
-_README = pathlib.Path(__file__).parents[1] / "README.md"
+_ROOT = pathlib.Path(__file__).parents[1]
 
 
-def main(runs: str) -> None:
-    """Replaces the table of a comparison by that of `runs`, and that of the peers."""
+def main(runs: str, file: str = "README.md", name: str = "table") -> None:
+    """Replaces a file's table of a comparison by that of `runs`; in README the peers'.
+
+    Args:
+      runs: Directory of the comparison.
+      file: In the root of the project.
+      name: Of the markers.
+    """
+    path = _ROOT / file
     table = render_table(load_compare(runs), accountings=("dense", "bitmask"))
-    peers = peers_tables.summary(load_benchmark("peers"))
-    text = replace(_README.read_text(), "table", table)
-    _README.write_text(replace(text, "peers", peers))
+    text = replace(path.read_text(), name, table)
+    if file == "README.md":
+        text = replace(text, "peers", peers_tables.summary(load_benchmark("peers")))
+    path.write_text(text)
 
 
 def replace(text: str, name: str, table: str) -> str:
@@ -29,7 +39,7 @@ def replace(text: str, name: str, table: str) -> str:
         pattern, lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
     )
     if count != 1:
-        raise SystemExit(f"{_README}: no <!-- {name} --> markers.")
+        raise SystemExit(f"no <!-- {name} --> markers to put the table between.")
     return text
 
 
