@@ -188,36 +188,12 @@ def _ship(
     seed: int,
 ) -> dict[str, Any]:
     """Exports, evaluates what was exported, and puts the result together."""
-    params, model_state = trained.state.params, trained.state.model_state
-    forward = _inference(trained)
-    compressed = jax.jit(transforms.apply(forward, transform))
-    reference = evaluate(
-        lambda *x: compressed(params, state, model_state, *x), task, task.test
+    compressed = jax.jit(transforms.apply(_inference(trained), transform))
+    arrays = (trained.state.params, state, trained.state.model_state)
+    reference = evaluate(lambda *x: compressed(*arrays, *x), task, task.test)
+    artifact, served = _exported(
+        config, task, trained, transform, state, directory, seed
     )
-    measured = {}
-
-    def measure(artifact: Artifact) -> dict[str, Any]:
-        measured["test"] = evaluate(artifact, task, task.test)
-        return {"accuracy": measured["test"].accuracy}
-
-    artifact = export(
-        directory / "artifact",
-        forward,
-        params,
-        transform,
-        state,
-        model_state=model_state,
-        batches=calibration_batches(config, task, seed, _MAX_BATCHES),
-        platforms=config.export.platforms,
-        static_batch=config.export.static_batch,
-        lowering=config.export.lowering,
-        tolerance=config.export.tolerance,
-        evaluate=measure,
-        config=config.model_dump(mode="json"),
-        metadata={"seed": seed, **_phases(trained)},
-        overwrite=True,
-    )
-    served = measured["test"]
     scalars = transforms.metrics(transform, state)
     return {
         "format_version": 1,
@@ -241,6 +217,42 @@ def _ship(
         "units": surviving_units(trained.boundaries),
         **_described(config, task, trained, artifact),
     }
+
+
+def _exported(
+    config: Config,
+    task: Task,
+    trained: Trained,
+    transform: Transform,
+    state: State,
+    directory: pathlib.Path,
+    seed: int,
+) -> tuple[Artifact, Evaluation]:
+    """The artifact, and how it does on the test set."""
+    measured = {}
+
+    def measure(artifact: Artifact) -> dict[str, Any]:
+        measured["test"] = evaluate(artifact, task, task.test)
+        return {"accuracy": measured["test"].accuracy}
+
+    artifact = export(
+        directory / "artifact",
+        _inference(trained),
+        trained.state.params,
+        transform,
+        state,
+        model_state=trained.state.model_state,
+        batches=calibration_batches(config, task, seed, _MAX_BATCHES),
+        platforms=config.export.platforms,
+        static_batch=config.export.static_batch,
+        lowering=config.export.lowering,
+        tolerance=config.export.tolerance,
+        evaluate=measure,
+        config=config.model_dump(mode="json"),
+        metadata={"seed": seed, **_phases(trained)},
+        overwrite=True,
+    )
+    return artifact, measured["test"]
 
 
 def _described(
