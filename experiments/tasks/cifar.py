@@ -1,6 +1,7 @@
 """CIFAR-10-JPEG with MLPerf Tiny's ResNet-8, pretrained or from scratch.
 
-BatchNorm is folded into the convolutions, so fine-tuning is of the network that ships.
+BatchNorm is kept: without it, a network that lost weights recovers slowly, and with its
+factors folded into the kernels, weights of different layers cannot be compared.
 """
 
 from typing import Any
@@ -11,84 +12,142 @@ import numpy as np
 import optax
 
 import compress
-from experiments.tasks import cifar10_jpeg, resnet8
+from experiments.data import data_file
+from experiments.tasks import cifar10_jpeg
 
 _CLASSES = 10
 _VALIDATION = 2000
-# Pixels become -2 to 2; the pretrained stem takes -128 to 127.
-_SCALE = 64.0
+# Pixels become -2 to 2; the pretrained stem takes 0 to 255.
+_SCALE, _CENTRE = 64.0, 128.0
+_EPSILON, _MOMENTUM = 1e-3, 0.9
 _BLOCKS = (("block1", 1), ("block2", 2), ("block3", 2))
+# Name of ours: convolution and BatchNorm in the file.
+_NORMED = {
+    "stem": ("conv2d", "batch_normalization"),
+    "block1/first": ("conv2d_1", "batch_normalization_1"),
+    "block1/second": ("conv2d_2", "batch_normalization_2"),
+    "block2/first": ("conv2d_3", "batch_normalization_3"),
+    "block2/second": ("conv2d_4", "batch_normalization_4"),
+    "block3/first": ("conv2d_6", "batch_normalization_5"),
+    "block3/second": ("conv2d_7", "batch_normalization_6"),
+}
+_PLAIN = {"block2/shortcut": "conv2d_5", "block3/shortcut": "conv2d_8"}
+Arrays = dict[str, dict[str, jax.Array]]
 
 
-def logits(params: Any, x: jax.Array) -> jax.Array:
-    """Logits `[batch, 10]` of images `[batch, 32, 32, 3]`, uint8."""
+def logits(
+    params: Arrays, model_state: Arrays, x: jax.Array, train: bool = False
+) -> tuple[jax.Array, Arrays]:
+    """Logits `[batch, 10]` of images `[batch, 32, 32, 3]`, uint8; new statistics."""
+    new = dict(model_state)
+
+    def normed(name: str, x: jax.Array, stride: int = 1, pad: str = "SAME") -> Any:
+        y = _convolution(params[name]["kernel"], x, stride, pad)
+        if train:
+            new[name] = _moved(model_state[name], y)
+            mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+        else:
+            mean, variance = model_state[name]["mean"], model_state[name]["variance"]
+        factor = params[name]["scale"] * jax.lax.rsqrt(variance + _EPSILON)
+        return (y - _wide(mean)) * _wide(factor) + _wide(params[name]["bias"])
+
     # Padded before the shift, so that pixels outside of the image are black.
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = (padded.astype(jnp.float32) - 128.0) / _SCALE
-    x = jax.nn.relu(_convolution(params["stem"], x, padding="VALID"))
+    x = (padded.astype(jnp.float32) - _CENTRE) / _SCALE
+    x = jax.nn.relu(normed("stem", x, pad="VALID"))
     for block, stride in _BLOCKS:
-        y = jax.nn.relu(_convolution(params[block]["first"], x, stride))
-        y = _convolution(params[block]["second"], y)
-        if "shortcut" in params[block]:
-            x = _convolution(params[block]["shortcut"], x, stride)
+        y = jax.nn.relu(normed(f"{block}/first", x, stride))
+        y = normed(f"{block}/second", y)
+        if stride > 1:
+            layer = params[f"{block}/shortcut"]
+            x = _convolution(layer["kernel"], x, stride) + _wide(layer["bias"])
         x = jax.nn.relu(x + y)
     head = params["head"]
-    return x.mean(axis=(1, 2)) @ head["kernel"] + head["bias"][None]
+    return x.mean(axis=(1, 2)) @ head["kernel"] + head["bias"][None], new
 
 
-def _convolution(
-    layer: Any, x: jax.Array, stride: int = 1, padding: str = "SAME"
-) -> jax.Array:
-    y = jax.lax.conv_general_dilated(
+def _convolution(kernel: Any, x: Any, stride: int, padding: str = "SAME") -> jax.Array:
+    return jax.lax.conv_general_dilated(
         x,
-        layer["kernel"],
+        kernel,
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y + layer["bias"][None, None, None]
 
 
-def pretrained() -> Any:
-    """MLPerf's weights, for pixels from -2 to 2."""
-    flat = resnet8.load_params()
-    params: dict[str, Any] = {"stem": dict(flat["stem"]), "head": flat["head"]}
-    kernel = params["stem"]["kernel"]
-    params["stem"]["bias"] = params["stem"]["bias"] + 128.0 * kernel.sum((0, 1, 2))
-    params["stem"]["kernel"] = kernel * _SCALE
-    for name, layer in flat.items():
-        block, _, part = name.partition("/")
-        if part:
-            params.setdefault(block, {})[part] = layer
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+def _wide(vector: jax.Array) -> jax.Array:
+    return vector[None, None, None]
 
 
-def random_params(key: jax.Array, widths: tuple[int, int, int]) -> Any:
+def _moved(statistics: dict[str, jax.Array], y: jax.Array) -> dict[str, jax.Array]:
+    """The statistics, a step nearer to those of this batch."""
+    found = {"mean": y.mean((0, 1, 2)), "variance": y.var((0, 1, 2))}
+    return {
+        name: _MOMENTUM * old + (1 - _MOMENTUM) * jax.lax.stop_gradient(found[name])
+        for name, old in statistics.items()
+    }
+
+
+def pretrained() -> tuple[Arrays, Arrays]:
+    """MLPerf's weights and statistics, for pixels from -2 to 2.
+
+    Raises:
+      FileNotFoundError: If the data is not there.
+    """
+    import h5py  # only who reads the file needs it
+
+    params, state = {}, {}
+    with h5py.File(data_file("mlperf_tiny/resnet8_cifar10.h5")) as file:
+        weights = file["model_weights"]
+
+        def read(layer: str, name: str) -> np.ndarray:
+            return np.asarray(weights[f"{layer}/{layer}/{name}:0"], np.float32)
+
+        for name, (layer, norm) in _NORMED.items():
+            kernel, mean = read(layer, "kernel"), read(norm, "moving_mean")
+            mean = mean - read(layer, "bias")
+            if name == "stem":
+                mean = mean - _CENTRE * kernel.sum((0, 1, 2))
+                kernel = kernel * _SCALE
+            scale, bias = read(norm, "gamma"), read(norm, "beta")
+            params[name] = {"kernel": kernel, "scale": scale, "bias": bias}
+            state[name] = {"mean": mean, "variance": read(norm, "moving_variance")}
+        for name, layer in {**_PLAIN, "head": "dense"}.items():
+            params[name] = {key: read(layer, key) for key in ("kernel", "bias")}
+    return jax.tree.map(jnp.asarray, (params, state))
+
+
+def from_scratch(key: jax.Array, widths: tuple[int, int, int]) -> tuple[Arrays, Arrays]:
     """He-normal kernels of a ResNet-8 with other widths."""
     keys = iter(jax.random.split(key, 10))
+    params: Arrays = {}
 
-    def layer(*shape: int) -> dict[str, jax.Array]:
-        init = jax.nn.initializers.he_normal(in_axis=-2, out_axis=-1)
+    def layer(name: str, *shape: int) -> None:
+        init = jax.nn.initializers.he_normal()
         kernel = init(next(keys), shape, jnp.float32)
-        return {"kernel": kernel, "bias": jnp.zeros(shape[-1])}
+        params[name] = {"kernel": kernel, "bias": jnp.zeros(shape[-1])}
+        if name in _NORMED:
+            params[name]["scale"] = jnp.ones(shape[-1])
 
-    params: dict[str, Any] = {"stem": layer(3, 3, 3, widths[0])}
+    layer("stem", 3, 3, 3, widths[0])
     inside = widths[0]
     for (block, stride), width in zip(_BLOCKS, widths, strict=True):
-        params[block] = {
-            "first": layer(3, 3, inside, width),
-            "second": layer(3, 3, width, width),
-        }
+        layer(f"{block}/first", 3, 3, inside, width)
+        layer(f"{block}/second", 3, 3, width, width)
         if stride > 1:
-            params[block]["shortcut"] = layer(1, 1, inside, width)
+            layer(f"{block}/shortcut", 1, 1, inside, width)
         inside = width
-    return params | {"head": layer(inside, _CLASSES)}
+    layer("head", inside, _CLASSES)
+    zeros = {name: jnp.zeros_like(params[name]["scale"]) for name in _NORMED}
+    state = {name: {"mean": x, "variance": x + 1.0} for name, x in zeros.items()}
+    return params, state
 
 
 def build(key: jax.Array, widths: str = "pretrained") -> compress.Model:
     """ResNet-8: `pretrained`, or from scratch with three widths, `16-32-64`."""
     if widths == "pretrained":
-        params = pretrained()
+        params, state = pretrained()
     else:
         sizes = [int(part) for part in widths.split("-") if part.isdecimal()]
         if len(sizes) != len(_BLOCKS) or 0 in sizes:
@@ -96,14 +155,14 @@ def build(key: jax.Array, widths: str = "pretrained") -> compress.Model:
                 f"cifar: model.widths={widths!r} must be 'pretrained' or three widths, "
                 "'16-32-64'."
             )
-        params = random_params(key, (sizes[0], sizes[1], sizes[2]))
+        params, state = from_scratch(key, (sizes[0], sizes[1], sizes[2]))
 
     def forward(
         params: Any, model_state: Any, x: Any, train: bool = False, key: Any = None
     ) -> Any:
-        return logits(params, x), model_state
+        return logits(params, model_state, x, train)
 
-    return compress.Model(forward, params, {})
+    return compress.Model(forward, params, state)
 
 
 def augment(key: jax.Array, batch: Any) -> Any:

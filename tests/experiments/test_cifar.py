@@ -9,10 +9,19 @@ from experiments.tasks import cifar
 
 
 def test_a_network_of_other_widths_gives_ten_logits(key):
-    params = jax.eval_shape(lambda key: cifar.build(key, "4-6-8").params, key)
+    def outputs(key, x, train):
+        model = cifar.build(key, "4-6-8")
+        logits, state = model.forward(model.params, model.model_state, x, train=train)
+        return model.params, model.model_state, logits, state
+
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8)
-    assert jax.eval_shape(cifar.logits, params, x).shape == (2, 10)
-    assert params["block2"]["shortcut"]["kernel"].shape == (1, 1, 4, 6)
+    for train in (False, True):
+        params, before, logits, after = jax.eval_shape(
+            lambda key, x, train=train: outputs(key, x, train), key, x
+        )
+        assert logits.shape == (2, 10)
+        assert params["block2/shortcut"]["kernel"].shape == (1, 1, 4, 6)
+        assert after == before
 
 
 @pytest.mark.parametrize("widths", ["", "16-32", "16-0-64", "wide"])

@@ -261,9 +261,11 @@ def lstm() -> Case:
 
 def resnet8() -> Case:
     """MLPerf Tiny's network, narrow: three residual streams, three inner widths."""
-    params = cifar.random_params(jax.random.key(0), (4, 6, 8))
+    model = cifar.build(jax.random.key(0), "4-6-8")
+    forward = lambda p, x: model.forward(p, model.model_state, x)[0]  # noqa: E731
     x = np.random.default_rng(6).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
-    return Case(cifar.logits, params, (jnp.asarray(x),), [4, 4, 6, 6, 8, 8])
+    params = random_like(model.params)
+    return Case(forward, params, (jnp.asarray(x),), [4, 4, 6, 6, 8, 8])
 
 
 CASES: dict[str, Callable[[], Case]] = {
