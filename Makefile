@@ -9,11 +9,11 @@ RUN := $(VENV)/bin/python -m
 # Of torch, pip's own settings choose the build (CPU or CUDA), so there is no hash of it.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test test-newest test-frameworks check bench bench-peers lock readme clean
+.PHONY: help demo test test-all test-newest test-frameworks check bench bench-peers lock readme clean
 
 help:
 	@echo "make demo         train, compress and compare on handwritten digits; writes a report"
-	@echo "make test         linters, types, layers and the whole test suite"
+	@echo "make test         linters, types, layers and the test suite; test-all: its slow tests too"
 	@echo "make test-newest  the suite on the newest Python and JAX (needs python3.12)"
 	@echo "make bench        the benchmarks of experiments/bench; bench-peers: those against peers only"
 	@echo "make test-frameworks  models of every framework, Keras and torch too"
@@ -59,6 +59,9 @@ check: $(VENV)/.test
 
 # One worker per core.
 test: check
+	$(RUN) pytest -n auto -m "not slow"
+
+test-all: check
 	$(RUN) pytest -n auto
 
 test-newest:

@@ -17,8 +17,14 @@ def test_the_committed_schema_is_the_one_in_force():
     assert json.loads((CONFIGS / "schema.json").read_text()) == json_schema()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path.stem == "digits" else pytest.mark.slow)
+        for path in sorted(CONFIGS.glob("*.yaml"))
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_config_runs_in_its_fast_setting(path, tmp_path):
     config = load_config(path, fast=True)
     if "cifar" in config.task and "JAX_COMPRESS_DATA" not in os.environ:

@@ -550,7 +550,6 @@ def test_run_trains_exports_and_says_what_came_out(
     assert_one_screen(err)
 
 
-@pytest.mark.slow
 def test_onnx_writes_the_model_of_a_finished_run(
     run: Any, config: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -597,7 +596,6 @@ def test_compare_runs_what_is_left_and_writes_the_report(
     assert "P+PTQ, seed 3: failed" in err and "[2/2]" in err
 
 
-@pytest.mark.slow
 def test_run_and_predict_as_a_user_does(
     config: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

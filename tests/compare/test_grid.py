@@ -125,13 +125,11 @@ def _exit() -> None:
     os._exit(1)
 
 
-@pytest.mark.slow
 def test_a_worker_that_dies_is_explained(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CellError, match="Try fewer --workers"):
         list(run_jobs(_exit, [()], workers=1, cache=tmp_path))
 
 
-@pytest.mark.slow
 def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -161,7 +159,6 @@ def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
     assert before == {c.seed: c.checkpoint_hash for c in load_compare(tmp_path).cells}
 
 
-@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path: pathlib.Path) -> None:
     script = f"""
 import time, pathlib

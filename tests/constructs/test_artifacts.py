@@ -73,6 +73,7 @@ def together(constructs: dict[str, Construct]) -> Any:
     return forward, params, state, tuple(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_artifact_computes_what_was_trained(
     family: str, tmp_path: pathlib.Path

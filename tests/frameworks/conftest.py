@@ -1,15 +1,3 @@
-"""The matrix compiles some hundred programs, each of which runs a few times."""
+"""These tests compile many small programs."""
 
-from collections.abc import Generator
-
-import jax
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation() -> Generator[None]:
-    """XLA without its expensive optimizations: half the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+from tests.quick import quick_compilation as quick_compilation

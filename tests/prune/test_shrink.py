@@ -27,12 +27,9 @@ _TOLERANCE = 1e-5
 
 @pytest.fixture(autouse=True)
 def as_flax_needs_it() -> Generator[None]:
-    """Flax mixes ranks and dtypes; and XLA is quicker without its optimizations."""
+    """Flax mixes ranks and dtypes."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        before = jax.config.read("jax_disable_most_optimizations")
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(params=list(CASES))

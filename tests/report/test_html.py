@@ -174,7 +174,6 @@ def test_package_imports_without_the_extra():
     subprocess.run([sys.executable, "-c", command], check=True)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_browser_sorts_filters_and_draws(report, text, tmp_path):
     click = "document.querySelector('[data-key=accuracy] button').click()"

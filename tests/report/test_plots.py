@@ -81,7 +81,6 @@ def test_values_that_are_not_finite_are_left_out(compare_dir):
     assert [p["step"] for p in points if p["row"] == "P"] == [0]
 
 
-@pytest.mark.slow
 def test_specifications_are_valid_vega_lite(compare_dir):
     altair = pytest.importorskip("altair")
     comparison = load_compare(compare_dir)

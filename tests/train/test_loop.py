@@ -101,7 +101,6 @@ def test_metrics_are_written_for_every_chunk_and_stage(tmp_path):
     assert "eval_accuracy" in lines[-1]
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     whole = run(tmp_path / "whole")
     process = start(tmp_path / "killed")
@@ -116,7 +115,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 51))
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_exits(tmp_path):
     process = start(tmp_path / "run")
     wait_for_step(tmp_path / "run", 3)
