@@ -23,7 +23,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(_steps)
 def test_units_of_free_groups_can_be_removed_from_random_networks(
     steps: list[tuple[str, int, int, int]],

@@ -308,6 +308,7 @@ def random_forward(layers: Any, p: Any, x: Any) -> Any:
     return x.mean((1, 2)) @ p["head"]
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(layers=LAYERS, seed=st.integers(0, 99))
 def test_random_models_agree(layers: Any, seed: int, tmp_path_factory: Any) -> None:
