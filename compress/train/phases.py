@@ -137,6 +137,7 @@ def enter(
     masks: Mapping[str, Array] | None,
     boundaries: tuple[Boundary, ...],
 ) -> Entered:
+    """A phase with its groups of units, if it removes some, and its transforms."""
     groups = bops = None
     if phase.shrinks is not None:
         groups = find_groups(
@@ -170,6 +171,7 @@ class Changed(NamedTuple):
 
 
 def without_units(entered: Entered, changed: Changed, keep: Keep) -> Changed:
+    """The network with only the kept units of its groups."""
     model = changed.model
     small = prune.shrink(
         model.forward,

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import compress
 from experiments.data import data_file
 from experiments.tasks import cifar10_jpeg
+from experiments.tasks.digits import correct, cross_entropy
 
 _CLASSES = 10
 _VALIDATION = 2000
@@ -178,16 +178,6 @@ def augment(key: jax.Array, batch: Any) -> Any:
         return jax.lax.dynamic_slice(image, (at[0], at[1], 0), (32, 32, 3))
 
     return {**batch, "x": jax.vmap(cut)(padded, starts)}
-
-
-def cross_entropy(outputs: jax.Array, batch: Any) -> jax.Array:
-    """Mean over the batch."""
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["y"]).mean()
-
-
-def correct(outputs: jax.Array, batch: Any) -> jax.Array:
-    """Whether the largest logit is the label's."""
-    return jnp.argmax(outputs, -1) == batch["y"]
 
 
 def load() -> dict[str, dict[str, np.ndarray]]:
