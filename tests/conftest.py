@@ -1,5 +1,8 @@
 """Every test runs under JAX's strictest settings, with shapes and dtypes checked."""
 
+import os
+import pathlib
+
 import jax
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -26,6 +29,25 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("jax")
+
+
+# Where what XLA makes of a program is the subject.
+OPTIMIZED = {"export", "quantize", "test_goals.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """XLA without its expensive optimizations, in processes a test starts as well.
+
+    Most tests compile much and compute little: this halves their time. What was
+    compiled one way is forgotten before the other way is used, because bits differ.
+    """
+    part = item.path.relative_to(pathlib.Path(__file__).parent).parts[0]
+    quick = part not in OPTIMIZED
+    if jax.config.read("jax_disable_most_optimizations") != quick:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
 
 
 @pytest.fixture

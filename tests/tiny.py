@@ -80,7 +80,7 @@ CONFIG = {
     "teacher": {"model": {"width": 16}, "steps": 20, "learning_rate": 0.01},
     "batch_size": 16,
     "log_every": 7,
-    "checkpoint_every": 10,
+    "checkpoint_every": 25,
     "stages": [
         {"name": "a", "steps": 15, "learning_rate": 0.01},
         {
