@@ -4,6 +4,7 @@ from compress import distill as distill
 from compress import prune as prune
 from compress import quantize as quantize
 from compress.adapters import Model as Model
+from compress.adapters import compute_in as compute_in
 from compress.adapters import from_equinox as from_equinox
 from compress.adapters import from_haiku as from_haiku
 from compress.adapters import from_keras as from_keras
@@ -35,6 +36,7 @@ from compress.transform import check as check
 from compress.transform import gradients as gradients
 from compress.transform import hold as hold
 from compress.transform import init as init
+from compress.transform import join as join
 from compress.transform import loss as loss
 from compress.transform import metrics as metrics
 from compress.transform import observe as observe

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from compress.adapters import Model
+from compress.adapters import Model, compute_in
 from compress.annotations import Array, Bool, Float
 
 # Examples as arrays, NumPy's or JAX's, with one leading axis, by field.
@@ -146,7 +147,12 @@ def _check(reference: str, task: Task) -> None:
 
 
 def build_model(
-    task: Task, reference: str, arguments: Mapping[str, Any], key: Array
+    task: Task,
+    reference: str,
+    arguments: Mapping[str, Any],
+    key: Array,
+    *,
+    compute: str = "float32",
 ) -> Model:
     """Builds the model a config asks for.
 
@@ -155,6 +161,7 @@ def build_model(
       reference: What the task is called, for the message.
       arguments: The config's `model:`.
       key: Of the initialization.
+      compute: The config's `compute:`, a dtype.
 
     Raises:
       TaskError: If the task does not take these arguments, or gives no `Model`.
@@ -171,7 +178,7 @@ def build_model(
             f"{reference}: build gives a {type(model).__name__}, not a compress.Model. "
             "Use compress.from_nnx or another compress.from_*."
         )
-    return model
+    return model if compute == "float32" else compute_in(model, jnp.dtype(compute))
 
 
 def example_inputs(task: Task, batch_size: int) -> tuple[jax.ShapeDtypeStruct, ...]:

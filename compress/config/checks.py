@@ -165,7 +165,18 @@ def _rate(owner: KeyPath, rate: LearningRate, steps: int) -> Iterator[Problem]:
         yield Problem((*path, "end"), message)
 
 
+def _parts_are_equal(config: Config) -> Iterator[Problem]:
+    size, parts = config.batch_size, config.accumulate
+    if size % parts:
+        message = (
+            f"{parts} parts do not divide batch_size {size}; give a divisor of it, or "
+            "another batch_size"
+        )
+        yield Problem(("accumulate",), message)
+
+
 _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    _parts_are_equal,
     _stage_names_are_unique,
     _learning_rates_fit,
     _distillation_has_a_teacher,

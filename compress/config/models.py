@@ -17,6 +17,13 @@ from compress.config.pruning import Prune, Shrink
 Technique = Literal["prune", "shrink", "quantize", "distill", "ptq"]
 Platform = Literal["cpu", "cuda", "tpu"]
 
+RematPolicy = Literal[
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+]
+
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 
@@ -250,6 +257,21 @@ class Config(Model):
     )
     teacher: Teacher | None = Field(default=None, description="Needed by distillation.")
     batch_size: int = Field(ge=1, description="Examples per step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Parts a batch is computed in, one after the other, for less "
+        "memory; their gradients are averaged.",
+    )
+    compute: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="What student and teacher compute in; parameters stay float32.",
+    )
+    remat: RematPolicy | None = Field(
+        default=None,
+        description="What is kept for the backward pass, as jax.checkpoint_policies "
+        "calls it; the rest is computed again. null keeps what JAX keeps.",
+    )
     optimizer: Optimizer = Field(
         default_factory=Optimizer, description="Optimizer of student and teacher."
     )

@@ -28,6 +28,7 @@ from compress.quantize.observers import (
     OBSERVERS,
     Range,
     empty_range,
+    join_ranges,
     merge_ranges,
     observe_range,
 )
@@ -113,6 +114,7 @@ def fake_quant(
         parameters=partial(_parameters, settings),
         given=_given,
         operands=partial(_operands, settings),
+        join=join_ranges,
         update=partial(_update, settings),
         calibrate=partial(_calibrate, settings),
         check=partial(_check_grid, settings),

@@ -1,7 +1,9 @@
 """Observers: how the range of an activation is estimated from batches."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from compress.annotations import Array, Float, Int
@@ -30,6 +32,11 @@ def observe_range(x: Float[Array, "..."]) -> Range:
     """The range of one batch."""
     absmax = jnp.max(jnp.abs(x), initial=0.0).astype(jnp.float32)
     return Range(absmax, jnp.ones((), jnp.int32))
+
+
+def join_ranges(seen: Mapping[str, Range]) -> dict[str, Range]:
+    """The ranges of a whole batch, from those of its parts, stacked."""
+    return jax.tree.map(lambda x: x.max(axis=0), dict(seen))
 
 
 def merge_ranges(known: Range, seen: Range, *, observer: str, decay: float) -> Range:

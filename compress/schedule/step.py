@@ -1,7 +1,7 @@
 """The train step: one pure function for a whole phase."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from compress.adapters import Model
 from compress.annotations import Array, PyTree
 from compress.config import Config
 from compress.promotion import default_promotion
+from compress.schedule.gradient import build_gradient
 from compress.schedule.optimizer import build_optimizer, learning_rate
 from compress.task import Batch, Task, example_inputs
 from compress.transform import State, Transform
@@ -60,6 +61,7 @@ def build_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The pure train step: `(state, batch) -> (state, metrics)`."""
     optimizer, rate = build_optimizer(config), learning_rate(config)
+    gradient = build_gradient(config, task, model, transform)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         count = state.compression.step
@@ -67,24 +69,9 @@ def build_step(
         augment_key, model_key = jax.random.split(key)
         if task.augment is not None:
             batch = task.augment(augment_key, batch)
-        inputs = task.inputs_of(batch)
-
-        def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
-            return model.forward(
-                params, model_state, *inputs, train=True, key=model_key
-            )
-
-        def loss_of(params: PyTree) -> Any:
-            (outputs, model_state), observed = transforms.observe(forward, transform)(
-                params, state.compression, state.model_state, *inputs
-            )
-            loss = transforms.loss(
-                transform, state.compression, task.loss(outputs, batch), inputs, outputs
-            )
-            return loss, (outputs, model_state, observed)
-
-        grad_of = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (outputs, model_state, observed)), grads = grad_of(state.params)
+        loss, accuracy, model_state, observed, grads = gradient(
+            state.params, state.model_state, state.compression, batch, model_key
+        )
         with default_promotion():  # optax mixes integer counts with floats
             updates, optimizer_state = optimizer.update(
                 transforms.gradients(transform, state.compression, grads),
@@ -101,7 +88,7 @@ def build_step(
         )
         metrics = {
             "loss": loss,
-            "accuracy": jnp.mean(task.correct(outputs, batch).astype(jnp.float32)),
+            "accuracy": accuracy,
             "learning_rate": learning_rate_now,
             **transforms.metrics(transform, compression),
         }

@@ -56,8 +56,8 @@ def check_phases(job: Job) -> list[Entered]:
 def untrained_teacher(config: Config, task: Task) -> Teacher:
     """The teacher with the parameters it starts from."""
     assert config.teacher is not None
-    arguments = config.teacher.model
-    model = build_model(task, config.task, arguments, jax.random.key(0))
+    arguments, key = config.teacher.model, jax.random.key(0)
+    model = build_model(task, config.task, arguments, key, compute=config.compute)
     return teacher_function(model), teacher_arrays(model.params, model.model_state)
 
 

@@ -87,8 +87,11 @@ def run_key(job: Job) -> Array:
 def first_phase(job: Job) -> Entered:
     """The first phase, with an untrained model."""
     init_key = jax.random.split(jax.random.key(job.seed))[0]
-    model = build_model(job.task, job.config.task, job.config.model, init_key)
-    phase = split_phases(job.config)[0]
+    config = job.config
+    model = build_model(
+        job.task, config.task, config.model, init_key, compute=config.compute
+    )
+    phase = split_phases(config)[0]
     return enter(job, phase, model, None, ())
 
 

@@ -14,6 +14,7 @@ from compress.transform.chain import chain as chain
 from compress.transform.chain import check as check
 from compress.transform.chain import gradients as gradients
 from compress.transform.chain import hold as hold
+from compress.transform.chain import join as join
 from compress.transform.chain import loss as loss
 from compress.transform.chain import metrics as metrics
 from compress.transform.chain import parameters as parameters

@@ -34,6 +34,7 @@ def chain(*transforms: Transform) -> Transform:
         loss=partial(_loss, transforms),
         gradients=_joined(transforms, "gradients"),
         hold=_joined(transforms, "hold"),
+        join=partial(_join, transforms),
         update=partial(_update, transforms),
         calibrate=partial(_calibrate, transforms),
         metrics=partial(_metrics, transforms),
@@ -95,6 +96,14 @@ def _loss(
     for i, t in enumerate(links):
         loss = t.loss(memory[i], step, loss, inputs, outputs) if t.loss else loss
     return loss
+
+
+def _join(links: Links, observed: Mapping[str, PyTree]) -> dict[str, dict[str, PyTree]]:
+    by_site: dict[str, dict[str, PyTree]] = {name: {} for name in observed}
+    for i, t in enumerate(links):
+        for name, seen in (t.join(_link(observed, i)) if t.join else {}).items():
+            by_site[name][str(i)] = seen
+    return by_site
 
 
 def _update(links: Links, memory: Any, what: Update) -> tuple[PyTree, ...]:
@@ -206,6 +215,17 @@ def hold(
 
 def _hold_leaf(moment: Any, state: State, path: str, leaf: Array) -> Array:
     return moment(state.memory, {path: leaf}, state.step)[path]
+
+
+def join(transform: Transform, observed: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
+    """What a whole batch would have shown.
+
+    Args:
+      transform: What was given to `init`.
+      observed: From `observe` on equal parts of the batch, stacked along a new first
+        axis.
+    """
+    return transform.join(observed) if transform.join else {}
 
 
 def update(

@@ -56,6 +56,8 @@ class Transform(NamedTuple):
       hold: `(memory, {path: array}, step) -> {path: array}`: parameters after the
         optimizer's update, and arrays of its state that belong to one (moments), with
         zeros where nothing may be kept.
+      join: `(observed) -> observed`: what a whole batch would have shown, from what its
+        parts did, stacked; needed by every transform that observes.
       update: `(memory, Update) -> memory`, after every optimizer step.
       calibrate: `(memory, observed) -> memory`, for one batch of calibration data.
       metrics: `(memory, step) -> {name: scalar}`.
@@ -74,6 +76,7 @@ class Transform(NamedTuple):
     loss: Callable[[PyTree, Array, Array, Any, Any], Array] | None = None
     gradients: Callable[[PyTree, PyTree, Array], PyTree] | None = None
     hold: Callable[[PyTree, Leaves, Array], Leaves] | None = None
+    join: Callable[[Mapping[str, PyTree]], Mapping[str, PyTree]] | None = None
     update: Callable[[PyTree, Update], PyTree] | None = None
     calibrate: Callable[[PyTree, Mapping[str, PyTree]], PyTree] | None = None
     metrics: Callable[[PyTree, Array], Mapping[str, Array]] | None = None

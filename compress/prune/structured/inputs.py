@@ -80,6 +80,21 @@ def _mean_square(
     return square.mean(axis=tuple(others))
 
 
+def join_inputs(seen: Mapping[str, Inputs]) -> dict[str, Inputs]:
+    """The mean squares of a whole batch, from those of its equal parts, stacked."""
+    return {name: _joined(inputs) for name, inputs in seen.items()}
+
+
+def _joined(parts: Inputs) -> Inputs:
+    """The mean over the parts that went where the site is."""
+    came = (parts.count > 0).astype(jnp.float32)
+    share = came / jnp.maximum(came.sum(axis=0, keepdims=True), 1.0)
+    squares = {
+        axis: (x * share[..., None]).sum(axis=0) for axis, x in parts.squares.items()
+    }
+    return Inputs(squares, parts.count.max(axis=0))
+
+
 def merge_inputs(known: Inputs, seen: Inputs, decay: float) -> Inputs:
     """Averaged exponentially, plainly at first; a branch not taken changes nothing."""
     count = known.count.astype(jnp.float32)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from compress.annotations import Array, PyTree
 from compress.prune.structured.budgets import Choice, choose
 from compress.prune.structured.costs import Cost
+from compress.prune.structured.inputs import join_inputs
 from compress.prune.structured.members import (
     UnitMask,
     find_revived,
@@ -130,6 +131,7 @@ def structured(
         init=partial(_init, pruner),
         parameters=partial(_parameters, pruner),
         operands=partial(_operands, pruner) if observes else None,
+        join=join_inputs if observes else None,
         update=partial(_update, pruner),
         calibrate=partial(_calibrate, pruner) if observes else None,
         metrics=partial(_metrics, pruner),
