@@ -62,7 +62,7 @@ test: check
 	$(RUN) pytest -n auto -m "not slow"
 
 test-all: check
-	$(RUN) pytest -n auto
+	$(RUN) pytest -n auto --hypothesis-profile=deep
 
 test-newest:
 	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.test

@@ -20,14 +20,15 @@ jax.config.update("jax_debug_key_reuse", True)
 
 # Compilation makes each new shape slow, so there is no deadline, and a failure is shown
 # as it was found: to shrink it would take minutes.
-settings.register_profile(
-    "jax",
-    deadline=None,
-    max_examples=25,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow],
-)
+for profile, examples in {"jax": 10, "deep": 50}.items():
+    settings.register_profile(
+        profile,
+        deadline=None,
+        max_examples=examples,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("jax")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import compress
@@ -76,7 +76,6 @@ def build(parts: Any) -> Callable[[Any, Any], Any]:
     return forward
 
 
-@settings(max_examples=8)
 @given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4), st.integers(0, 2**16))
 def test_the_laws_hold_for_a_random_program(parts: Any, seed: int) -> None:
     forward = build(parts)

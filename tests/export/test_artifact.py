@@ -15,7 +15,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -441,7 +441,6 @@ def random_model(draw: Any) -> tuple[Any, Any, tuple[int, ...]]:
 
 
 @given(st.data(), st.sampled_from(["int8", "int8_dynamic"]), st.booleans())
-@settings(max_examples=8)
 def test_exported_integers_reproduce_the_trained_forward(
     data: Any, activations: str, pruned: bool
 ) -> None:

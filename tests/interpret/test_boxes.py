@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.interpret import Quantized, evaluate, trace
@@ -15,7 +15,6 @@ from compress.interpret.boxes import pass_through, reshape_blocks, unshare
 from compress.interpret.program import is_literal
 
 # Each example compiles for shapes of its own.
-few = settings(max_examples=10)
 
 
 def make_box(data: st.DataObject, shape: Any) -> Quantized:
@@ -55,14 +54,12 @@ def assert_moves(function: Any, box: Quantized) -> Quantized:
 small = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 
-@few
 @given(st.data(), small)
 def test_a_box_is_transposed(data: Any, shape: Any) -> None:
     axes = tuple(data.draw(st.permutations(range(len(shape)))))
     assert_moves(lambda x: jax.lax.transpose(x, axes), make_box(data, shape))
 
 
-@few
 @given(st.data(), small)
 def test_a_box_is_sliced(data: Any, shape: Any) -> None:
     starts = [data.draw(st.integers(0, n - 1)) for n in shape]
@@ -72,7 +69,6 @@ def test_a_box_is_sliced(data: Any, shape: Any) -> None:
     assert_moves(slice_, make_box(data, shape))
 
 
-@few
 @given(st.data(), small)
 def test_a_box_is_sliced_at_places_known_at_run_time(data: Any, shape: Any) -> None:
     # Beyond the end too: XLA clamps the start, to the same place for both parts.
@@ -92,7 +88,6 @@ def test_a_box_is_sliced_at_places_known_at_run_time(data: Any, shape: Any) -> N
     np.testing.assert_array_equal(out.dequantize(), expected)
 
 
-@few
 @given(st.data(), small)
 def test_a_box_is_broadcast(data: Any, shape: Any) -> None:
     rank = len(shape) + data.draw(st.integers(0, 2))
@@ -104,7 +99,6 @@ def test_a_box_is_broadcast(data: Any, shape: Any) -> None:
     assert_moves(broadcast, make_box(data, shape))
 
 
-@few
 @given(st.data(), small)
 def test_a_box_is_squeezed_and_reversed(data: Any, shape: Any) -> None:
     ones = [axis for axis, size in enumerate(shape) if size == 1]
@@ -135,14 +129,12 @@ def two_shapes(draw: Any) -> Any:
     return grouped(factors), grouped(other)
 
 
-@few
 @given(st.data(), two_shapes())
 def test_a_box_is_reshaped(data: Any, shapes: Any) -> None:
     old, new = shapes
     assert_moves(lambda x: jax.lax.reshape(x, new), make_box(data, old))
 
 
-@few
 @given(st.data(), two_shapes())
 def test_a_box_is_reshaped_in_another_order_of_its_axes(data: Any, shapes: Any) -> None:
     old, new = shapes
@@ -151,7 +143,6 @@ def test_a_box_is_reshaped_in_another_order_of_its_axes(data: Any, shapes: Any) 
     assert_moves(reshape, make_box(data, old))
 
 
-@few
 @given(two_shapes())
 def test_blocks_of_a_reshape_have_equal_sizes_and_cover_all_axes(shapes: Any) -> None:
     old, new = shapes
@@ -173,7 +164,6 @@ def test_a_block_that_shares_its_scale_still_shares_it_after_a_reshape() -> None
     assert moved(lambda x: x.reshape(24), box).scale.shape == (24,)
 
 
-@few
 @given(st.data(), small)
 def test_a_box_is_split(data: Any, shape: Any) -> None:
     axis = data.draw(st.integers(0, len(shape) - 1))
@@ -186,7 +176,6 @@ def test_a_box_is_split(data: Any, shape: Any) -> None:
         np.testing.assert_array_equal(out.dequantize(), wanted)
 
 
-@few
 @given(st.data(), small, st.sampled_from([-4.0, 0.5, 2.0]))
 def test_a_box_times_a_scalar_keeps_its_integers(
     data: Any, shape: Any, factor: float

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.export.lower.rules import plain
@@ -43,7 +43,6 @@ def assert_close(out: Any, expected: Any, magnitude: Any, exact: bool) -> None:
 
 
 @given(st.data(), BOXED)
-@settings(max_examples=25)
 def test_dot_general_of_any_dimension_numbers(data: Any, boxed: Any) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     sizes = st.lists(st.integers(1, 3), max_size=2)
@@ -100,7 +99,6 @@ def convolve(
 
 
 @given(st.data(), BOXED)
-@settings(max_examples=12)
 def test_convolutions_of_any_layout(data: Any, boxed: Any) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     pair = lambda low, high: st.tuples(*[st.integers(low, high)] * 2)  # noqa: E731
@@ -155,7 +153,6 @@ def ragged(x: Any, w: Any, sizes: Any) -> Any:
 
 
 @given(st.data(), BOXED)
-@settings(max_examples=12)
 def test_ragged_products_with_scales_of_their_own(data: Any, boxed: Any) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     sizes = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import compress
@@ -17,7 +17,6 @@ from compress.prune import apply_masks
 from compress.prune.select import keep_largest, keep_largest_per_row
 
 # Each example compiles for shapes of its own.
-few = settings(max_examples=12)
 
 
 def forward(params: Any, x: Any) -> Any:
@@ -60,7 +59,6 @@ def zeros(masks: Any) -> int:
 few_values = st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=12, max_size=12)
 
 
-@few
 @given(few_values, st.integers(0, 12))
 def test_exactly_k_are_pruned_under_any_ties_and_none_larger_than_a_kept_one(
     scores: list[float], k: int
@@ -71,7 +69,6 @@ def test_exactly_k_are_pruned_under_any_ties_and_none_larger_than_a_kept_one(
     assert pruned.max(initial=-np.inf) <= kept.min(initial=np.inf)
 
 
-@few
 @given(few_values, st.integers(0, 4))
 def test_each_row_has_exactly_k_zeros(scores: list[float], k: int) -> None:
     rows = jnp.asarray(scores).reshape(3, 4)
@@ -93,7 +90,6 @@ def test_a_score_that_is_nan_is_kept() -> None:
 # Counts
 
 
-@few
 @given(st.floats(0.0, 0.99), st.integers(0, 3), st.booleans())
 def test_global_pruning_has_exactly_the_fraction_of_zeros(
     sparsity: float, seed: int, few: bool
@@ -106,7 +102,6 @@ def test_global_pruning_has_exactly_the_fraction_of_zeros(
     assert scores[~kept].max(initial=-1.0) <= scores[kept].min(initial=np.inf)
 
 
-@few
 @given(st.floats(0.0, 0.99), st.integers(0, 3), st.booleans())
 def test_uniform_pruning_has_the_fraction_of_zeros_in_each_site(
     sparsity: float, seed: int, few: bool
@@ -148,7 +143,6 @@ def test_uniform_pruning_treats_each_stacked_layer_alone() -> None:
 # Time
 
 
-@few
 @given(
     st.integers(0, 4),
     st.integers(0, 9),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import compress
@@ -93,7 +93,6 @@ def run(params: Any, pattern: Any, forward: Any, x: Any, **more: Any) -> np.ndar
 few_values = st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0]), min_size=24, max_size=24)
 
 
-@settings(max_examples=10)
 @given(few_values, st.sampled_from([(1, 2), (2, 4), (1, 4), (5, 6), (1, 12)]))
 def test_n_of_each_m_inputs_are_kept_under_any_ties(values: Any, kept: Any) -> None:
     n, m = kept

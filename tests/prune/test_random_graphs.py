@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import compress
@@ -23,7 +23,6 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=15)
 @given(_steps)
 def test_units_of_free_groups_can_be_removed_from_random_networks(
     steps: list[tuple[str, int, int, int]],

@@ -94,7 +94,7 @@ def last_step(artifact: compress.Artifact) -> float:
 
 @pytest.mark.parametrize(
     ("name", "scheme"),
-    [("mlp", "pruned"), ("cnn", "pruned")],
+    [("mlp", "pruned"), pytest.param("cnn", "pruned", marks=pytest.mark.slow)],
 )
 def test_onnx_runtime_agrees_with_the_artifact_to_one_step(
     name: str, scheme: str, exported: Any, tmp_path: pathlib.Path
