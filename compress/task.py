@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +15,7 @@ import numpy as np
 
 from compress.adapters import Model, compute_in
 from compress.annotations import Array, Bool, Float
-
-# Examples as arrays, NumPy's or JAX's, with one leading axis, by field.
-Batch = Mapping[str, Any]
+from compress.data import Batch, Data, Source, shapes_of
 
 
 class TaskError(ValueError):
@@ -28,7 +27,7 @@ class Task(NamedTuple):
 
     Attributes:
       build: `(key, **model) -> Model`; the keywords are the config's `model:`.
-      train: Training examples.
+      train: Training examples: arrays, or a `compress.data` source that reads them.
       test: Examples the reported accuracy is measured on, once.
       loss: `(outputs, batch) -> scalar`, mean over the batch.
       correct: `(outputs, batch) -> bool per example`.
@@ -38,11 +37,11 @@ class Task(NamedTuple):
     """
 
     build: Callable[..., Model]
-    train: Batch
-    test: Batch
+    train: Data
+    test: Data
     loss: Callable[[Any, Batch], Float[Array, ""]]
     correct: Callable[[Any, Batch], Bool[Array, "batch"]]
-    validation: Batch | None = None
+    validation: Data | None = None
     inputs: tuple[str, ...] = ("x",)
     augment: Callable[[Array, Batch], Batch] | None = None
 
@@ -108,7 +107,12 @@ def _run(reference: str, user_code: Callable[[], Any]) -> Any:
 def _canonical(task: Task) -> Task:
     """The task with the dtypes JAX computes in: float64 data become float32."""
 
-    def converted(batch: Batch) -> Batch:
+    def converted(data: Data) -> Data:
+        if isinstance(data, Source):
+            return replace(data, read=lambda index: converted_arrays(data[index]))
+        return converted_arrays(data)
+
+    def converted_arrays(batch: Batch) -> dict[str, np.ndarray]:
         return {
             name: np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
             for name, x in batch.items()
@@ -134,8 +138,11 @@ def _check(reference: str, task: Task) -> None:
     parts = {"train": task.train, "test": task.test}
     if task.validation is not None:
         parts["validation"] = task.validation
-    for name, batch in parts.items():
+    for name, data in parts.items():
+        batch = shapes_of(data) if isinstance(data, Source) else data
         sizes = {field: len(array) for field, array in batch.items()}
+        if isinstance(data, Source):
+            sizes = dict.fromkeys(batch, len(data))
         if len(set(sizes.values())) != 1 or 0 in sizes.values():
             raise TaskError(
                 f"task {reference!r}: the fields of {name} have {sizes} examples; they "
@@ -184,6 +191,6 @@ def build_model(
 def example_inputs(task: Task, batch_size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The shapes of the model's inputs for one batch."""
     return tuple(
-        jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
-        for x in task.inputs_of(task.train)
+        jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype)
+        for x in task.inputs_of(shapes_of(task.train))
     )

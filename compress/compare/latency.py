@@ -8,6 +8,7 @@ import numpy as np
 
 from compress.compare.cell import RESULT
 from compress.config import Config
+from compress.data import num_examples, rows
 from compress.export import Artifact, load
 from compress.report import measure_latency, write_latency
 from compress.task import load_task
@@ -36,7 +37,8 @@ def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> Non
     reference = _float_row(artifacts, config.compare.reference)
     results = {}
     for batch in BATCHES:
-        inputs = [_rows(np.asarray(x), batch) for x in task.inputs_of(task.test)]
+        wanted = np.arange(batch) % num_examples(task.test)
+        inputs = task.inputs_of(rows(task.test, wanted))
         on_device = [jax.device_put(x) for x in inputs]
         calls = {row: _call(a, batch, on_device) for row, a in artifacts.items()}
         results[batch] = measure_latency(calls, reference=reference)
@@ -46,10 +48,6 @@ def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> Non
 def _call(artifact: Artifact, batch: int, inputs: list[Any]) -> Any:
     function = artifact.function(batch)
     return lambda: function(*inputs)
-
-
-def _rows(x: np.ndarray, count: int) -> np.ndarray:
-    return np.resize(x, (count, *x.shape[1:]))
 
 
 def _float_row(artifacts: dict[str, Artifact], preferred: str) -> str:

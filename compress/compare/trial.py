@@ -9,6 +9,7 @@ import numpy as np
 from compress.adapters import Model
 from compress.compare.units import latency_of
 from compress.config import Config, PostTraining
+from compress.data import num_examples, rows
 from compress.schedule import post_training
 from compress.task import Task
 from compress.train import Entered
@@ -24,8 +25,8 @@ def measure_of(
     batch against the network that has all units.
     """
     grid, batch = final_grid(config), config.export.static_batch
-    examples = [np.asarray(x) for x in task.inputs_of(task.train)]
-    inputs = [np.resize(x, (batch, *x.shape[1:])) for x in examples]
+    wanted = np.arange(batch) % num_examples(task.train)
+    inputs = task.inputs_of(rows(task.train, wanted))
 
     def measure(entered: Entered, model: Model) -> Callable[[Mapping[str, Any]], float]:
         return latency_of(

@@ -2,6 +2,7 @@
 
 from compress.schedule.chunk import Chunk as Chunk
 from compress.schedule.chunk import build_chunk as build_chunk
+from compress.schedule.chunk import open_data as open_data
 from compress.schedule.optimizer import build_optimizer as build_optimizer
 from compress.schedule.optimizer import learning_rate as learning_rate
 from compress.schedule.phases import Phase as Phase

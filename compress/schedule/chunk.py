@@ -1,30 +1,38 @@
 """Many train steps in one call, without the host in between."""
 
+import functools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from compress.adapters import Model
 from compress.annotations import Array, Int
 from compress.config import Config
+from compress.data import Source, Stream, num_examples
 from compress.schedule.step import TrainState, build_step
 from compress.sites import find_sites
 from compress.task import Batch, Task, example_inputs
 from compress.transform import Transform
+
+# Batches of a stream that may wait for the device.
+_IN_FLIGHT = 2
 
 
 class Chunk(NamedTuple):
     """A compiled run of train steps.
 
     Attributes:
-      run: `(state, data, num_steps) -> (state, metrics)`. The state is donated; the
-        metrics are arrays of which the first `num_steps` entries are valid.
+      run: `(state, data, num_steps) -> (state, metrics)`, with data from `open_data`.
+        The state is donated; the metrics are arrays of which the first `num_steps`
+        entries are valid.
       compilations: How often the train step was compiled so far.
     """
 
-    run: Callable[[TrainState, Batch, int], tuple[TrainState, dict[str, Array]]]
+    run: Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any]]]
     compilations: Callable[[], int]
 
 
@@ -37,11 +45,37 @@ def build_chunk(
     epoch, so a run that goes on from a checkpoint sees the data it would have seen.
     """
     step = build_step(config, task, model, transform)
-    examples = len(next(iter(task.train.values())))
-    walk = _Walk(examples, config.batch_size)
+    walk = _walk(config, task)
+    if isinstance(task.train, Source):
+        return _stream_chunk(step)
     if _prefers_host_loop(config, task, model):
         return _host_chunk(step, walk)
     return _device_chunk(step, walk, config.log_every)
+
+
+def open_data(config: Config, task: Task, state: TrainState) -> Batch | Stream:
+    """The training examples as a chunk takes them, from the step of `state` on.
+
+    Arrays are put on the device, where each step takes its rows; what is read from
+    files is read ahead, in the same order as if it lay there.
+    """
+    if not isinstance(task.train, Source):
+        return jax.device_put(dict(task.train), jax.devices()[0])
+    walk, key = _walk(config, task), jnp.copy(state.key)  # the state is donated
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return np.asarray(walk.order(key, jnp.int32(epoch * walk.steps)))
+
+    def indices_at(step: int) -> np.ndarray:
+        epoch, index = divmod(step, walk.steps)
+        return order(epoch)[index * walk.size : (index + 1) * walk.size]
+
+    return Stream(task.train, indices_at, int(state.compression.step))
+
+
+def _walk(config: Config, task: Task) -> "_Walk":
+    return _Walk(num_examples(task.train), config.batch_size)
 
 
 def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
@@ -68,19 +102,24 @@ class _Walk(NamedTuple):
     examples: int
     size: int
 
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return self.examples // self.size
+
     def order(self, key: Array, count: Int[Array, ""]) -> Int[Array, "examples"]:
         """The order of the examples in the epoch of step `count`."""
-        epoch = count // (self.examples // self.size)
+        epoch = count // self.steps
         shuffle_key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
         return jax.random.permutation(shuffle_key, self.examples)
 
     def starts_epoch(self, count: Any) -> Any:
         """Whether step `count` is the first of its epoch."""
-        return count % (self.examples // self.size) == 0
+        return count % self.steps == 0
 
     def batch(self, data: Batch, order: Array, count: Array) -> Batch:
         """The batch of step `count`."""
-        offset = count % (self.examples // self.size)
+        offset = count % self.steps
         rows = jax.lax.dynamic_slice(order, (offset * self.size,), (self.size,))
         return {name: array[rows] for name, array in data.items()}
 
@@ -140,5 +179,33 @@ def _host_chunk(step: Any, walk: _Walk) -> Chunk:
             state, metrics = compiled(state, data, order)
             log.append(metrics)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *log)
+
+    return Chunk(run, lambda: len(traces))
+
+
+def _stream_chunk(step: Any) -> Chunk:
+    """Steps on batches that threads read ahead, while the device computes."""
+
+    traces: list[None] = []
+
+    def one(state: TrainState, batch: Batch) -> Any:
+        traces.append(None)
+        return step(state, batch)
+
+    compiled = jax.jit(one, donate_argnums=0)
+
+    def run(state: TrainState, stream: Stream, num_steps: int) -> Any:
+        started, waited = time.monotonic(), stream.waited
+        log: list[dict[str, Array]] = []
+        for _ in range(num_steps):
+            batch = stream.next(log[-1]["loss"] if log else None)
+            state, metrics = compiled(state, batch)
+            log.append(metrics)
+            if len(log) > _IN_FLIGHT:
+                jax.block_until_ready(log[-1 - _IN_FLIGHT]["loss"])
+        stacked = jax.tree.map(lambda *values: jnp.stack(values), *log)
+        jax.block_until_ready(stacked)
+        share = (stream.waited - waited) / (time.monotonic() - started)
+        return state, {**stacked, "input_wait": np.full(num_steps, share)}
 
     return Chunk(run, lambda: len(traces))

@@ -5,20 +5,17 @@ from typing import Any
 import numpy as np
 
 from compress.config import Config
-from compress.task import Batch, Task
+from compress.data import Batch, num_examples, rows
+from compress.task import Task
 
 
 def training_batches(config: Config, task: Task, seed: int, count: int) -> list[Batch]:
     """At most `count` batches, with all fields."""
-    examples = len(next(iter(task.train.values())))
+    examples = num_examples(task.train)
     size = config.batch_size
     order = np.random.default_rng(seed).permutation(examples)
     starts = range(0, min(count, examples // size) * size, size)
-    fields = {name: np.asarray(x) for name, x in task.train.items()}
-    return [
-        {name: x[order[start : start + size]] for name, x in fields.items()}
-        for start in starts
-    ]
+    return [rows(task.train, order[start : start + size]) for start in starts]
 
 
 def calibration_batches(

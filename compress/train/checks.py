@@ -1,5 +1,6 @@
 """What can be known to be wrong before any work starts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 
 from compress.adapters import Model
 from compress.config import Config
+from compress.data import num_examples, shapes_of
 from compress.schedule import TrainState, build_step, post_training
 from compress.schedule.techniques import Teacher
 from compress.sites import find_sites
@@ -79,7 +81,7 @@ def _check_post_training(config: Config, task: Task, model: Model) -> None:
     setting = config.export.quantize
     if setting is None:
         return
-    examples = len(next(iter(task.train.values())))
+    examples = num_examples(task.train)
     most = examples // config.batch_size
     if setting.batches > most:
         raise TaskError(
@@ -93,14 +95,16 @@ def _check_post_training(config: Config, task: Task, model: Model) -> None:
 
 def check_data(config: Config, task: Task) -> None:
     """Refuses data with too few examples for a batch, or that are not finite."""
-    examples = len(next(iter(task.train.values())))
+    examples = num_examples(task.train)
     if config.batch_size > examples:
         raise TaskError(
             f"batch_size={config.batch_size} is larger than the {examples} training "
             f"examples of {config.task}. Use at most {examples}."
         )
     for part in ("train", "validation", "test"):
-        for name, array in (getattr(task, part) or {}).items():
+        data = getattr(task, part)
+        # What is read from files later is checked by the loss.
+        for name, array in data.items() if isinstance(data, Mapping) else ():
             x = np.asarray(array)
             if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
                 raise TaskError(
@@ -114,7 +118,7 @@ def check_step(
 ) -> None:
     """Traces one step, so that whatever does not fit is found before work starts."""
     batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
-        for name, x in task.train.items()
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype)
+        for name, x in shapes_of(task.train).items()
     }
     jax.eval_shape(build_step(config, task, model, transform), state, batch)

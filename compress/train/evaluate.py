@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Bool, Int, Shaped
-from compress.task import Batch, Task
+from compress.data import Data, batches_of
+from compress.task import Task
 
 _BATCH = 512
 
@@ -28,12 +29,10 @@ class Evaluation(NamedTuple):
     decisions: Int[np.ndarray, "..."] | None
 
 
-def evaluate(predict: Callable[..., Any], task: Task, data: Batch) -> Evaluation:
+def evaluate(predict: Callable[..., Any], task: Task, data: Data) -> Evaluation:
     """Runs `predict(*inputs) -> outputs` over `data`, some hundred examples a time."""
-    size = len(next(iter(data.values())))
     correct, decisions = [], []
-    for start in range(0, size, _BATCH):
-        batch = {name: x[start : start + _BATCH] for name, x in data.items()}
+    for batch in batches_of(data, _BATCH):
         outputs = predict(*task.inputs_of(batch))
         correct.append(np.asarray(task.correct(outputs, batch)))
         scores = _scores(outputs)

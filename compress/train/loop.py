@@ -12,7 +12,13 @@ from absl import logging
 import compress.transform as transforms
 from compress.adapters import Model
 from compress.config import Config
-from compress.schedule import TrainState, build_chunk, split_phases, stage_starts
+from compress.schedule import (
+    TrainState,
+    build_chunk,
+    open_data,
+    split_phases,
+    stage_starts,
+)
 from compress.schedule.techniques import Teacher
 from compress.task import Task
 from compress.train.boundaries import Boundary, read_boundaries, write_boundaries
@@ -196,7 +202,7 @@ class _Run:
     def to_the_end(self, state: TrainState, quiet: bool) -> Trained:
         begin, total = int(state.compression.step), self.starts[-1]
         self.started = time.monotonic() - self._seconds_before(begin)
-        data = jax.device_put(dict(self.task.train), jax.devices()[0])
+        data = open_data(self.config, self.task, state)
         with (
             Terminated() as terminated,
             MetricsLog(self.directory, resumed_at=begin) as log,

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 
+from compress.data import Source
 from compress.task import Task
 
 _PACKAGES = ("jax-compress", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -40,10 +41,17 @@ def git_commit() -> str | None:
 
 
 def data_hash(task: Task) -> str:
-    """SHA-256 over every example of a task, with names, shapes and dtypes."""
+    """SHA-256 over every example of a task, with names, shapes and dtypes.
+
+    What is read from files counts with its fingerprint.
+    """
     digest = hashlib.sha256()
     for part in ("train", "validation", "test"):
-        for name, array in sorted((getattr(task, part) or {}).items()):
+        data = getattr(task, part) or {}
+        if isinstance(data, Source):
+            digest.update(f"{part}{data.fingerprint}".encode())
+            continue
+        for name, array in sorted(data.items()):
             x = np.ascontiguousarray(array)
             digest.update(f"{part}/{name}{x.shape}{x.dtype}".encode())
             digest.update(x.data)
