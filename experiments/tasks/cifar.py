@@ -11,49 +11,44 @@ import jax.numpy as jnp
 import numpy as np
 
 import compress
-from experiments.data import data_file
-from experiments.tasks import cifar10_jpeg
+from experiments.tasks import cifar10_jpeg, cifar_pretrained
+from experiments.tasks.cifar_pretrained import CENTRE, EPSILON, NORMED, SCALE, Arrays
 from experiments.tasks.digits import correct, cross_entropy
 
 _CLASSES = 10
 _VALIDATION = 2000
-# Pixels become -2 to 2; the pretrained stem takes 0 to 255.
-_SCALE, _CENTRE = 64.0, 128.0
-_EPSILON, _MOMENTUM = 1e-3, 0.9
+_MOMENTUM = 0.9
 _BLOCKS = (("block1", 1), ("block2", 2), ("block3", 2))
-# Name of ours: convolution and BatchNorm in the file.
-_NORMED = {
-    "stem": ("conv2d", "batch_normalization"),
-    "block1/first": ("conv2d_1", "batch_normalization_1"),
-    "block1/second": ("conv2d_2", "batch_normalization_2"),
-    "block2/first": ("conv2d_3", "batch_normalization_3"),
-    "block2/second": ("conv2d_4", "batch_normalization_4"),
-    "block3/first": ("conv2d_6", "batch_normalization_5"),
-    "block3/second": ("conv2d_7", "batch_normalization_6"),
-}
-_PLAIN = {"block2/shortcut": "conv2d_5", "block3/shortcut": "conv2d_8"}
-Arrays = dict[str, dict[str, jax.Array]]
 
 
 def logits(
-    params: Arrays, model_state: Arrays, x: jax.Array, train: bool = False
+    params: Arrays,
+    model_state: Arrays,
+    x: jax.Array,
+    train: bool = False,
+    measure: bool = False,
 ) -> tuple[jax.Array, Arrays]:
-    """Logits `[batch, 10]` of images `[batch, 32, 32, 3]`, uint8; new statistics."""
+    """Logits `[batch, 10]` of images `[batch, 32, 32, 3]`, uint8; new statistics.
+
+    To `measure` is to infer, and to return the statistics of this batch.
+    """
     new = dict(model_state)
 
     def normed(name: str, x: jax.Array, stride: int = 1, pad: str = "SAME") -> Any:
         y = _convolution(params[name]["kernel"], x, stride, pad)
+        if measure:
+            new[name] = _statistics(y)
         if train:
             new[name] = _moved(model_state[name], y)
             mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
         else:
             mean, variance = model_state[name]["mean"], model_state[name]["variance"]
-        factor = params[name]["scale"] * jax.lax.rsqrt(variance + _EPSILON)
+        factor = params[name]["scale"] * jax.lax.rsqrt(variance + EPSILON)
         return (y - _wide(mean)) * _wide(factor) + _wide(params[name]["bias"])
 
     # Padded before the shift, so that pixels outside of the image are black.
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = (padded.astype(jnp.float32) - _CENTRE) / _SCALE
+    x = (padded.astype(jnp.float32) - CENTRE) / SCALE
     x = jax.nn.relu(normed("stem", x, pad="VALID"))
     for block, stride in _BLOCKS:
         y = jax.nn.relu(normed(f"{block}/first", x, stride))
@@ -80,42 +75,17 @@ def _wide(vector: jax.Array) -> jax.Array:
     return vector[None, None, None]
 
 
+def _statistics(y: jax.Array) -> dict[str, jax.Array]:
+    return {"mean": y.mean((0, 1, 2)), "variance": y.var((0, 1, 2))}
+
+
 def _moved(statistics: dict[str, jax.Array], y: jax.Array) -> dict[str, jax.Array]:
     """The statistics, a step nearer to those of this batch."""
-    found = {"mean": y.mean((0, 1, 2)), "variance": y.var((0, 1, 2))}
+    found = _statistics(y)
     return {
         name: _MOMENTUM * old + (1 - _MOMENTUM) * jax.lax.stop_gradient(found[name])
         for name, old in statistics.items()
     }
-
-
-def pretrained() -> tuple[Arrays, Arrays]:
-    """MLPerf's weights and statistics, for pixels from -2 to 2.
-
-    Raises:
-      FileNotFoundError: If the data is not there.
-    """
-    import h5py  # only who reads the file needs it
-
-    params, state = {}, {}
-    with h5py.File(data_file("mlperf_tiny/resnet8_cifar10.h5")) as file:
-        weights = file["model_weights"]
-
-        def read(layer: str, name: str) -> np.ndarray:
-            return np.asarray(weights[f"{layer}/{layer}/{name}:0"], np.float32)
-
-        for name, (layer, norm) in _NORMED.items():
-            kernel, mean = read(layer, "kernel"), read(norm, "moving_mean")
-            mean = mean - read(layer, "bias")
-            if name == "stem":
-                mean = mean - _CENTRE * kernel.sum((0, 1, 2))
-                kernel = kernel * _SCALE
-            scale, bias = read(norm, "gamma"), read(norm, "beta")
-            params[name] = {"kernel": kernel, "scale": scale, "bias": bias}
-            state[name] = {"mean": mean, "variance": read(norm, "moving_variance")}
-        for name, layer in {**_PLAIN, "head": "dense"}.items():
-            params[name] = {key: read(layer, key) for key in ("kernel", "bias")}
-    return jax.tree.map(jnp.asarray, (params, state))
 
 
 def from_scratch(key: jax.Array, widths: tuple[int, int, int]) -> tuple[Arrays, Arrays]:
@@ -127,7 +97,7 @@ def from_scratch(key: jax.Array, widths: tuple[int, int, int]) -> tuple[Arrays, 
         init = jax.nn.initializers.he_normal()
         kernel = init(next(keys), shape, jnp.float32)
         params[name] = {"kernel": kernel, "bias": jnp.zeros(shape[-1])}
-        if name in _NORMED:
+        if name in NORMED:
             params[name]["scale"] = jnp.ones(shape[-1])
 
     layer("stem", 3, 3, 3, widths[0])
@@ -139,21 +109,24 @@ def from_scratch(key: jax.Array, widths: tuple[int, int, int]) -> tuple[Arrays, 
             layer(f"{block}/shortcut", 1, 1, inside, width)
         inside = width
     layer("head", inside, _CLASSES)
-    zeros = {name: jnp.zeros_like(params[name]["scale"]) for name in _NORMED}
+    zeros = {name: jnp.zeros_like(params[name]["scale"]) for name in NORMED}
     state = {name: {"mean": x, "variance": x + 1.0} for name, x in zeros.items()}
     return params, state
 
 
 def build(key: jax.Array, widths: str = "pretrained") -> compress.Model:
-    """ResNet-8: `pretrained`, or from scratch with three widths, `16-32-64`."""
+    """ResNet-8: `pretrained`, `large` (likewise) or from scratch with three widths."""
     if widths == "pretrained":
-        params, state = pretrained()
+        params, state = cifar_pretrained.small()
+    elif widths == "large":
+        images = jnp.asarray(cifar10_jpeg.load("train")["x"][::100])
+        params, state = unfolded(*cifar_pretrained.large_folded(), images)
     else:
         sizes = [int(part) for part in widths.split("-") if part.isdecimal()]
         if len(sizes) != len(_BLOCKS) or 0 in sizes:
             raise ValueError(
-                f"cifar: model.widths={widths!r} must be 'pretrained' or three widths, "
-                "'16-32-64'."
+                f"cifar: model.widths={widths!r} must be 'pretrained', 'large' or "
+                "three widths, '16-32-64'."
             )
         params, state = from_scratch(key, (sizes[0], sizes[1], sizes[2]))
 
@@ -163,6 +136,21 @@ def build(key: jax.Array, widths: str = "pretrained") -> compress.Model:
         return logits(params, model_state, x, train)
 
     return compress.Model(forward, params, state)
+
+
+def unfolded(params: Arrays, state: Arrays, images: jax.Array) -> tuple[Arrays, Arrays]:
+    """The same function with a BatchNorm that can be trained.
+
+    The mean and variance of what convolutions give on these images become the
+    statistics; scale and bias undo them.
+    """
+    measure = jax.jit(lambda *arrays: logits(*arrays, measure=True)[1])
+    measured = measure(params, state, images)
+    params = {name: dict(layer) for name, layer in params.items()}
+    for name, statistics in measured.items():
+        params[name]["scale"] = jnp.sqrt(statistics["variance"] + EPSILON)
+        params[name]["bias"] = params[name]["bias"] + statistics["mean"]
+    return params, measured
 
 
 def augment(key: jax.Array, batch: Any) -> Any:
