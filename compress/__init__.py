@@ -25,6 +25,7 @@ from compress.sites import Site as Site
 from compress.sites import Sites as Sites
 from compress.sites import find_groups as find_groups
 from compress.sites import find_sites as find_sites
+from compress.task import Metric as Metric
 from compress.task import Task as Task
 from compress.transform import ContractError as ContractError
 from compress.transform import State as State

@@ -2,11 +2,13 @@
 
 import importlib
 import inspect
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +16,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.adapters import Model, compute_in
-from compress.annotations import Array, Bool, Float
+from compress.annotations import Array, Bool, Float, Shaped
 from compress.data import Batch, Data, Source, shapes_of
 
 
 class TaskError(ValueError):
     """A task that cannot be loaded or does not fit its config."""
+
+
+class Metric(NamedTuple):
+    """What a task is judged by; a score is its mean over the examples.
+
+    Attributes:
+      of: `(outputs, batch) -> one number, or bool, per example`; traceable.
+      name: As tables call it: "accuracy", "loss", "cosine".
+      unit: Of a shown score: "%", "nats", or nothing.
+      scale: A score is shown multiplied by it.
+      higher_is_better: False for losses and errors.
+    """
+
+    of: Callable[[Any, Batch], Shaped[Array, "batch"]]
+    name: str = "accuracy"
+    unit: str = "%"
+    scale: float = 100.0
+    higher_is_better: bool = True
+
+    def described(self) -> dict[str, Any]:
+        """Everything but the function, as JSON holds it."""
+        return {key: value for key, value in self._asdict().items() if key != "of"}
 
 
 class Task(NamedTuple):
@@ -28,22 +52,42 @@ class Task(NamedTuple):
     Attributes:
       build: `(key, **model) -> Model`; the keywords are the config's `model:`.
       train: Training examples: arrays, or a `compress.data` source that reads them.
-      test: Examples the reported accuracy is measured on, once.
+      test: Examples the reported score is measured on, once.
       loss: `(outputs, batch) -> scalar`, mean over the batch.
-      correct: `(outputs, batch) -> bool per example`.
+      correct: `(outputs, batch) -> bool per example`; exactly one of `correct` and
+        `metric` is given.
       validation: Examples for the curves; None evaluates on `test`.
       inputs: Fields that are the model's inputs, in order.
       augment: `(key, batch) -> batch`, in training.
+      metric: What models are judged by, if not the fraction `correct`.
+      extra_metrics: `(outputs, batch) -> one number per example` by name; their means
+        are reported beside the score, and judge nothing.
+      classifies: Whether the last axis of the outputs holds scores of classes, of
+        which an artifact must choose the same one as the trained model; False for
+        embeddings and other numbers.
     """
 
     build: Callable[..., Model]
     train: Data
     test: Data
     loss: Callable[[Any, Batch], Float[Array, ""]]
-    correct: Callable[[Any, Batch], Bool[Array, "batch"]]
+    correct: Callable[[Any, Batch], Bool[Array, "batch"]] | None = None
     validation: Data | None = None
     inputs: tuple[str, ...] = ("x",)
     augment: Callable[[Array, Batch], Batch] | None = None
+    metric: Metric | None = None
+    extra_metrics: Mapping[str, Callable[[Any, Batch], Shaped[Array, "batch"]]] = (
+        MappingProxyType({})
+    )
+    classifies: bool = True
+
+    @property
+    def judge(self) -> Metric:
+        """The metric, or the accuracy that `correct` stands for."""
+        if self.metric is not None:
+            return self.metric
+        assert self.correct is not None, "load_task refuses a task with neither"
+        return Metric(self.correct)
 
     def inputs_of(self, batch: Batch) -> tuple[Any, ...]:
         """The model's inputs among the fields of a batch."""
@@ -135,6 +179,7 @@ def _needs(function: Callable[..., Any]) -> list[str]:
 
 
 def _check(reference: str, task: Task) -> None:
+    _check_metric(reference, task)
     parts = {"train": task.train, "test": task.test}
     if task.validation is not None:
         parts["validation"] = task.validation
@@ -151,6 +196,27 @@ def _check(reference: str, task: Task) -> None:
         missing = sorted(set(task.inputs) - set(batch))
         if missing:
             raise TaskError(f"task {reference!r}: {name} lacks the inputs {missing}.")
+
+
+def _check_metric(reference: str, task: Task) -> None:
+    if (task.correct is None) == (task.metric is None):
+        both = "neither" if task.metric is None else "both"
+        raise TaskError(
+            f"task {reference!r}: gives {both} of correct and metric. Give one: "
+            "`correct` for an accuracy, a compress.Metric for anything else."
+        )
+    metric = task.judge
+    if not metric.name or not (math.isfinite(metric.scale) and metric.scale > 0):
+        raise TaskError(
+            f"task {reference!r}: metric has name={metric.name!r} and "
+            f"scale={metric.scale!r}. Give it a name and a positive scale; "
+            "higher_is_better=False says that less is better."
+        )
+    if metric.name in task.extra_metrics:
+        raise TaskError(
+            f"task {reference!r}: {metric.name!r} is the metric and an extra metric. "
+            "Give the extra one another name."
+        )
 
 
 def build_model(

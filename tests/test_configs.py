@@ -36,7 +36,7 @@ def test_a_config_runs_in_its_fast_setting(path, tmp_path):
     assert set(found.latency) == {1, 64}
     for cell in found.cells:
         assert cell.agreement == 1.0, cell.row
-        assert 0.0 < cell.accuracy <= 1.0
+        assert 0.0 < cell.score <= 1.0
     # A second start finds every cell finished, and trains none again.
     results = sorted((tmp_path / "runs").glob("*/result.json"))
     before = [path.stat().st_mtime_ns for path in results]

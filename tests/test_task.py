@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from compress.task import TaskError, load_task
+from compress.task import Metric, TaskError, load_task
 from tests import tiny
+
+LOSS = Metric(lambda outputs, batch: outputs[:, 0], "loss", "nats", 1.0, False)
 
 
 def test_a_function_or_a_task_can_be_named():
@@ -31,9 +33,14 @@ def test_a_wrong_task_says_what_was_found(reference, remedy):
         ({"train": {"x": np.ones((3, 5)), "y": np.ones(2)}}, "the same number"),
         ({"test": {"x": np.ones((0, 5))}}, "at least one"),
         ({"inputs": ("image",)}, r"lacks the inputs \['image'\]"),
+        ({"correct": None}, "neither of correct and metric. Give one"),
+        ({"metric": LOSS}, "both of correct and metric. Give one"),
+        ({"correct": None, "metric": LOSS._replace(scale=-1.0)}, "a positive scale"),
+        ({"correct": None, "metric": LOSS._replace(name="")}, "Give it a name"),
+        ({"extra_metrics": {"accuracy": LOSS.of}}, "the extra one another name"),
     ],
 )
-def test_examples_that_do_not_fit_are_refused(monkeypatch, change, remedy):
+def test_a_task_that_does_not_fit_together_is_refused(monkeypatch, change, remedy):
     broken = tiny.task()._replace(**change)
     monkeypatch.setattr(tiny, "task", lambda: broken)
     with pytest.raises(TaskError, match=remedy):

@@ -14,7 +14,7 @@ from compress.compare import CellError, cell_folder, run_cell, write_onnx
 from compress.compare import compare as run_comparison
 from compress.config import Config, json_schema, load_config, row_config
 from compress.export import load
-from compress.report import load_compare, render_table, write_report
+from compress.report import load_compare, render_table, score_text, write_report
 from compress.sites import parameter_paths
 
 
@@ -34,10 +34,11 @@ def run(config_path: str) -> int:
             resume=flags.RESUME.value,
             quiet=flags.QUIET.value,
         )
-        sizes = result["sizes"]
+        sizes, metric = result["sizes"], result["metric"]
         print(
-            f"seed {seed}: accuracy {result['accuracy']:.2%} (trained forward "
-            f"{result['trained_accuracy']:.2%}), weights {sizes['file']:,} bytes "
+            f"seed {seed}: {metric['name']} {score_text(result['score'], metric)} "
+            f"(trained forward {score_text(result['trained_score'], metric)}), "
+            f"weights {sizes['file']:,} bytes "
             f"({sizes['file'] / sizes['float']:.2f}x of float32), sparsity "
             f"{result['sparsity']:.1%}\n  artifact: {folder / 'artifact'}"
         )

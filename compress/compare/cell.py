@@ -1,6 +1,5 @@
 """One cell of a comparison: a config and a seed, from training to measured artifact."""
 
-import base64
 import json
 import pathlib
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from compress.config import Config, config_hash
 from compress.export import Artifact, export, export_onnx
 from compress.export.manifest import program_files
 from compress.files import write_json
-from compress.report import size_accounting
+from compress.report import FORMAT_VERSION, pack_items, size_accounting
 from compress.schedule import post_training, stage_starts
 from compress.sites import find_sites
 from compress.task import Task, build_model, load_task
@@ -141,6 +140,7 @@ def finished_result(
     try:
         result = json.loads(path.read_text())
         found, found_seed = str(result["config_hash"]), result["seed"]
+        version = int(result["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise CellError(
             f"{path}: not a result ({type(error).__name__}: {error}). Remove it, and "
@@ -155,7 +155,8 @@ def finished_result(
             f"{config_hash(config)[:12]}, seed {seed}). Choose another --workdir, or "
             "remove it."
         )
-    return result
+    # One of an older version is exported and measured again, from its checkpoints.
+    return result if version == FORMAT_VERSION else None
 
 
 def _final_transform(
@@ -196,18 +197,19 @@ def _ship(
     )
     scalars = transforms.metrics(transform, state)
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "row": config.name,
         "seed": seed,
         "config_hash": config_hash(config),
         "data_hash": data_hash(task),
         "task": config.task,
-        "metric": "accuracy",
-        "accuracy": served.accuracy,
-        "trained_accuracy": reference.accuracy,
+        "metric": task.judge.described(),
+        "score": served.score,
+        "trained_score": reference.score,
+        "extras": dict(served.extras),
         "agreement": _agreement(served, reference),
-        "correct": base64.b64encode(np.packbits(served.correct).tobytes()).decode(),
-        "num_test": int(served.correct.size),
+        **pack_items(served.values),
+        "num_test": int(served.values.size),
         "techniques": _techniques(config),
         "sparsity": float(scalars.get("sparsity", 0.0)),
         "train_seconds": trained.seconds,
@@ -233,7 +235,7 @@ def _exported(
 
     def measure(artifact: Artifact) -> dict[str, Any]:
         measured["test"] = evaluate(artifact, task, task.test)
-        return {"accuracy": measured["test"].accuracy}
+        return {task.judge.name: measured["test"].score, **measured["test"].extras}
 
     artifact = export(
         directory / "artifact",
@@ -247,6 +249,7 @@ def _exported(
         static_batch=config.export.static_batch,
         lowering=config.export.lowering,
         tolerance=config.export.tolerance,
+        classifies=task.classifies,
         evaluate=measure,
         config=config.model_dump(mode="json"),
         metadata={"seed": seed, **_phases(trained)},

@@ -16,6 +16,7 @@ from compress.compare.teachers import train_teachers
 from compress.config import Config, Row, parse_config, row_config
 from compress.files import write_json
 from compress.machine import describe_machine, num_usable_cpus
+from compress.report import score_text
 from compress.task import load_task
 from compress.train import check_schedule, data_hash, versions
 from compress.train.directory import claimed
@@ -173,7 +174,7 @@ def _cell_job(dumped: dict[str, Any], row: str, seed: int, directory: str) -> st
         return f"failed: {error} (see {folder / 'traceback.txt'})"
     sizes = result["sizes"]
     return (
-        f"{100 * result['accuracy']:.2f} %, {sizes['file']:,} bytes, "
+        f"{score_text(result['score'], result['metric'])}, {sizes['file']:,} bytes, "
         f"{result['train_seconds']:.1f} s"
     )
 

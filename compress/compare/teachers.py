@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 
 from compress.config import Config, config_hash, row_config
+from compress.report import score_text
 from compress.task import Task, load_task
 from compress.train import evaluate, teacher_of
 from compress.train.teacher import teacher_config
@@ -38,9 +39,10 @@ def _train(
     teacher = teacher_of(config, task, directory / "teachers")
     assert teacher is not None
     predict, arrays = jax.jit(teacher[0]), teacher[1]
-    reached = evaluate(lambda *x: predict(arrays, *x), task, task.test).accuracy
+    reached = evaluate(lambda *x: predict(arrays, *x), task, task.test).score
+    shown = score_text(reached, task.judge.described())
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
     return (
         f"The teacher ({what}; {size:,} bytes in float32, {setting.steps} steps) has "
-        f"{reached:.2%} on the test set. Every seed learns from the same one."
+        f"{shown} on the test set. Every seed learns from the same one."
     )

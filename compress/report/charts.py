@@ -12,6 +12,7 @@ from compress.report import units
 from compress.report.curves import mean_curves
 from compress.report.heat import HeatData, heat_spec, sparsity_cells, unit_cells
 from compress.report.lines import lines_spec
+from compress.report.metric import MetricRecord
 from compress.report.records import Comparison
 from compress.report.rows import RowSummary
 from compress.report.scatter import ScatterData, scatter_spec
@@ -26,11 +27,6 @@ _SIZE_TICKS = (
     "datum.value + ' B'"
 )
 _TIME_TICKS = "format(datum.value, '~r') + 'x'"
-_CURVES = (  # key in metrics.jsonl, title, title of the axis, factor
-    ("loss", "Training loss", "loss", 1),
-    ("eval_accuracy", "Evaluation accuracy", "accuracy (%)", 100),
-    ("sparsity", "Sparsity during training", "zeros (%)", 100),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +70,19 @@ def all_figures(comparison: Comparison, rows: Sequence[RowSummary]) -> list[Figu
     return [
         _size_figure(comparison, rows),
         _latency_figure(comparison, rows),
-        *(_curve_figure(comparison, *curve) for curve in _CURVES),
+        *(_curve_figure(comparison, *curve) for curve in _curves(comparison.metric)),
         _sites_figure(comparison),
         _units_figure(comparison),
     ]
+
+
+def _curves(metric: MetricRecord) -> Sequence[tuple[str, str, str, float]]:
+    """Key in metrics.jsonl, title, title of the axis, factor."""
+    return (
+        ("loss", "Training loss", "loss", 1),
+        ("eval_score", f"Evaluation {metric.name}", metric.axis, metric.scale),
+        ("sparsity", "Sparsity during training", "zeros (%)", 100),
+    )
 
 
 def _sites_figure(comparison: Comparison) -> Figure:
@@ -125,7 +130,8 @@ def _heat_plots(
 
 
 def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
-    shown = [row for row in rows if row.accuracy]
+    shown = [row for row in rows if row.score]
+    metric = comparison.metric
     plots = []
     for column in [column for column in COLUMNS if column != "float"] if shown else ():
         costs = [row.sizes[column] for row in shown]
@@ -136,23 +142,23 @@ def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
             [units.format_bytes(cost) for cost in costs],
             f"size, {column} (log scale)",
             _SIZE_TICKS,
-            _accuracy_title(comparison),
+            metric,
         )
-        title = f"Accuracy against size ({column})"
-        plots.append(_scatter(f"accuracy_size_{column}", title, column, data))
+        title = f"{metric.title} against size ({column})"
+        plots.append(_scatter(f"score_size_{column}", title, column, data))
     return Figure(
-        "accuracy-size",
-        "Accuracy against size",
-        "Up and to the left is better. The dashed line joins the rows that no other "
-        "row beats in both; bars are one standard deviation over seeds.",
+        "score-size",
+        f"{metric.title} against size",
+        f"{_better(metric)} The dashed line joins the rows that no other row beats in "
+        "both; bars are one standard deviation over seeds.",
         tuple(plots),
     )
 
 
 def _latency_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
-    plots = []
+    plots, metric = [], comparison.metric
     for batch, table in comparison.latency.items():
-        shown = [row for row in rows if row.accuracy and batch in row.latency]
+        shown = [row for row in rows if row.score and batch in row.latency]
         if not shown:
             continue
         data = ScatterData(
@@ -162,15 +168,15 @@ def _latency_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figur
             [units.format_latency(row.latency[batch]) for row in shown],
             f"time relative to {table.reference} (log scale)",
             _TIME_TICKS,
-            _accuracy_title(comparison),
+            metric,
         )
-        title = f"Accuracy against latency (batch {batch})"
-        name = f"accuracy_latency_batch_{batch}"
+        title = f"{metric.title} against latency (batch {batch})"
+        name = f"score_latency_batch_{batch}"
         plots.append(_scatter(name, title, f"batch {batch}", data))
     return Figure(
-        "accuracy-latency",
-        "Accuracy against latency",
-        "Up and to the left is better. Unstructured sparsity moves no row to the left.",
+        "score-latency",
+        f"{metric.title} against latency",
+        f"{_better(metric)} Unstructured sparsity moves no row to the left.",
         tuple(plots),
     )
 
@@ -208,5 +214,6 @@ def _curve_figure(
     return Figure(f"curve-{key}", title, caption, plots)
 
 
-def _accuracy_title(comparison: Comparison) -> str:
-    return f"{comparison.cells[0].metric} (%)"
+def _better(metric: MetricRecord) -> str:
+    side = "Up" if metric.higher_is_better else "Down"
+    return f"{side} and to the left is better."

@@ -46,7 +46,8 @@ def table_columns(
       ValueError: If an accounting is not one of `sizes.COLUMNS`.
     """
     return [
-        *_accuracy_columns(comparison),
+        *_score_columns(comparison),
+        *_extra_columns(comparison),
         _sparsity_column(),
         *(_size_column(accounting) for accounting in accountings),
         *_compute_columns(),
@@ -72,27 +73,49 @@ def table_columns(
     ]
 
 
-def _accuracy_columns(comparison: Comparison) -> list[Column]:
-    metric = comparison.cells[0].metric if comparison.cells else "accuracy"
+def _score_columns(comparison: Comparison) -> list[Column]:
+    metric = comparison.metric
+    better = "Higher" if metric.higher_is_better else "Lower"
+    unit = metric.points or "difference"
     return [
         Column(
-            "accuracy",
-            f"{metric.capitalize()} %",
-            f"Test {metric} of the exported artifact: mean ± standard deviation "
-            "over seeds.",
-            lambda row: units.format_accuracy(row.accuracy),
-            lambda row: row.accuracy.mean if row.accuracy else None,
+            "score",
+            metric.heading,
+            f"Test {metric.name} of the exported artifact: mean ± standard deviation "
+            f"over seeds. {better} is better.",
+            lambda row: units.format_score(row.score, metric),
+            lambda row: row.score.mean if row.score else None,
         ),
         Column(
             "difference",
             f"Δ to {comparison.reference}",
-            f"Points relative to {comparison.reference}, paired by seed, with the "
-            "95 % interval.",
-            lambda row: units.format_difference(row.difference),
+            f"{unit.capitalize()} relative to {comparison.reference}, paired by seed, "
+            "with the 95 % interval.",
+            lambda row: units.format_difference(row.difference, metric),
             lambda row: row.difference.mean if row.difference else None,
             lambda row: units.noise_mark(row.difference),
         ),
     ]
+
+
+def _extra_columns(comparison: Comparison) -> list[Column]:
+    """What is reported beside the score, in the order in which it was first met."""
+    cells = comparison.cells
+    names = [n for c in cells for n in (*c.metric.derived(c.score), *c.extras)]
+    return [_extra_column(name) for name in dict.fromkeys(names)]
+
+
+def _extra_column(name: str) -> Column:
+    def number(row: RowSummary) -> float | None:
+        return row.extras[name].mean if name in row.extras else None
+
+    return Column(
+        f"extra_{name}",
+        name[:1].upper() + name[1:],
+        f"Test {name} of the exported artifact: mean ± standard deviation over seeds.",
+        lambda row: units.format_extra(row.extras.get(name)),
+        number,
+    )
 
 
 def _sparsity_column() -> Column:

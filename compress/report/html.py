@@ -122,8 +122,8 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
 _RUN_COLUMNS = (
     "Row",
     "Seed",
-    "Accuracy %",
-    "Trained %",
+    "Score",
+    "Trained",
     "Steps",
     "Train time",
     "Programs",
@@ -138,8 +138,8 @@ def _runs(comparison: Comparison) -> dict[str, Any]:
         [
             cell.row,
             str(cell.seed),
-            f"{100 * cell.accuracy:.2f}",
-            f"{100 * cell.trained_accuracy:.2f}",
+            cell.metric.with_unit(cell.score),
+            cell.metric.with_unit(cell.trained_score),
             f"{cell.train_steps:,}",
             f"{cell.train_seconds:.0f} s",
             units.format_bytes(cell.program_bytes),

@@ -4,7 +4,6 @@ Whatever cannot be read of a cell makes it a `FailedCell` with the reason, so th
 broken run is shown in the report and does not stop it.
 """
 
-import base64
 import dataclasses
 import json
 import pathlib
@@ -12,8 +11,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from compress.report.items import unpack_items
+from compress.report.metric import MetricRecord
 from compress.report.records import (
     Cell,
     Comparison,
@@ -26,7 +25,12 @@ from compress.report.records import (
 )
 from compress.report.sizes import COLUMNS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_RENAMED = {  # keys of version 1, which knew no other metric than the accuracy
+    "accuracy": "score",
+    "trained_accuracy": "trained_score",
+    "eval_accuracy": "eval_score",
+}
 
 
 def load_compare(compare_dir: str | pathlib.Path) -> Comparison:
@@ -101,6 +105,12 @@ def _place(
         reason = f"{folder.name}: row {cell.row!r} is not in compare.json"
     elif (cell.row, cell.seed) in cells:
         reason = f"{folder.name}: a second result for this row and seed; not used"
+    elif any(other.metric != cell.metric for other in cells.values()):
+        others = next(iter(cells.values())).metric.name
+        reason = (
+            f"{folder.name}: is judged by {cell.metric}, other runs by {others}; run "
+            "it again with the task as it is now"
+        )
     else:
         return cell
     return FailedCell(cell.row, cell.seed, reason)
@@ -129,20 +139,17 @@ def _identity(result: pathlib.Path) -> tuple[str | None, int | None]:
 
 
 def _parse_result(path: pathlib.Path) -> Cell:
-    raw = _read_json(path)
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format_version is {raw.get('format_version')}, not "
-            f"{FORMAT_VERSION}. Export the cell again with this version."
-        )
-    _require(raw, ("correct", "num_test", "sites", "sizes", "records"), path)
+    raw = _upgraded(_read_json(path), path)
+    _require(raw, ("metric", "num_test", "sites", "sizes", "records"), path)
     _require(raw["sizes"], tuple(COLUMNS), path)
     metrics, num_unreadable = _read_metrics(path.with_name("metrics.jsonl"))
     records = [str(record) for record in raw["records"]]
     if num_unreadable:
         records.append(f"metrics.jsonl: {num_unreadable} unreadable lines left out")
     parsed = {
-        "correct": _unpack(raw["correct"], raw["num_test"], path),
+        "folder": path.parent.name,
+        "metric": _build(MetricRecord, raw["metric"], path),
+        "items": _items(raw, path),
         "sites": [_build(SiteRecord, site, path) for site in raw["sites"]],
         "records": records,
         "metrics": metrics,
@@ -150,14 +157,32 @@ def _parse_result(path: pathlib.Path) -> Cell:
     return _build(Cell, {**raw, **parsed}, path)
 
 
-def _unpack(packed: str, num_test: int, path: pathlib.Path) -> np.ndarray:
-    bits = np.frombuffer(base64.b64decode(packed), np.uint8)
-    if bits.size != (num_test + 7) // 8:
+def _upgraded(raw: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """A result with the keys of this version.
+
+    Raises:
+      ValueError: If it is of a version that is not known.
+    """
+    version = raw.get("format_version")
+    if version == 1:
+        return {**_renamed(raw), "metric": {}}
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: correct holds {bits.size} bytes, but num_test={num_test} needs "
-            f"{(num_test + 7) // 8}. Write base64 of np.packbits, a bit per test item."
+            f"{path}: format_version is {version}, not {FORMAT_VERSION}. Export the "
+            "cell again with this version."
         )
-    return np.unpackbits(bits, count=num_test).astype(bool)
+    return raw
+
+
+def _renamed(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(key, key): value for key, value in raw.items()}
+
+
+def _items(raw: Mapping[str, Any], path: pathlib.Path) -> Any:
+    try:
+        return unpack_items(raw, raw["num_test"])
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}") from problem
 
 
 def _read_metrics(path: pathlib.Path) -> tuple[tuple[Metrics, ...], int]:
@@ -169,9 +194,9 @@ def _read_metrics(path: pathlib.Path) -> tuple[tuple[Metrics, ...], int]:
     num_unreadable = 0
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            record = json.loads(line)
+            record = _renamed(json.loads(line))
             steps.setdefault(int(record["step"]), {}).update(record)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             num_unreadable += 1
     return tuple(steps[step] for step in sorted(steps)), num_unreadable
 

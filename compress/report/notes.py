@@ -1,11 +1,13 @@
 """Sentences generated from the numbers: the summary, the notes, the contrasts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from compress.report import units
+from compress.report.metric import MetricRecord
 from compress.report.records import Comparison
 from compress.report.rows import RowSummary, compare_rows
 from compress.report.sizes import COLUMNS
@@ -23,19 +25,20 @@ UNITS_NOTE = (
 
 def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> list[str]:
     """What a reader in a hurry should know, in order."""
-    finished = [row for row in rows if row.accuracy]
+    finished = [row for row in rows if row.score]
+    metric = comparison.metric
     sentences = [_scope(comparison)]
     if not finished:
         return [*sentences, "No run finished, so there is nothing to compare."]
-    best = max(finished, key=_accuracy)
-    sentences.append(f"Most accurate: {_describe(best)}.")
+    best = max(finished, key=lambda row: metric.merit(_score(row)))
+    sentences.append(f"{metric.best}: {_describe(best, metric)}.")
     smallest = min(finished, key=lambda row: row.sizes["file"])
     sentences.append(
-        f"Smallest weights file: {_describe(smallest)}, {_size(smallest)}."
+        f"Smallest weights file: {_describe(smallest, metric)}, {_size(smallest)}."
     )
     packed = min(finished, key=lambda row: row.sizes["bitmask"])
     sentences.append(
-        f"Smallest with zeros packed away (bitmask): {_describe(packed)}, "
+        f"Smallest with zeros packed away (bitmask): {_describe(packed, metric)}, "
         f"{_size(packed, 'bitmask')}."
     )
     not_worse = [row for row in finished if _not_worse(row, comparison)]
@@ -61,14 +64,15 @@ def contrast_sentence(comparison: Comparison, row: str, other: str) -> str:
     pair = f"{row} - {other}"
     if difference is None:
         return f"{pair}: not known, no seed finished in both"
-    points = f"{100 * difference.mean:+.2f} points"
+    metric = comparison.metric
+    points = f"{metric.shown(difference.mean, '+')} {metric.points}".strip()
     if difference.interval is None:
         return f"{pair}: {points} over 1 seed: no interval, so noise is not known"
-    interval = units.format_interval(difference.interval)
+    interval = units.format_interval(difference.interval, metric)
     verdict = "within noise" if difference.within_noise else "beyond noise"
     bootstrap = ""
     if difference.bootstrap:
-        over_items = units.format_interval(difference.bootstrap)
+        over_items = units.format_interval(difference.bootstrap, metric)
         bootstrap = f" (over seeds and test items: {over_items})"
     seeds = f"over {difference.num_seeds} seeds"
     return f"{pair}: {points} {interval} {seeds}: {verdict}{bootstrap}"
@@ -94,7 +98,7 @@ def table_notes(
         *contrast_sentences(comparison, contrasts),
         SPARSITY_NOTE,
         *_units_notes(comparison),
-        "Accuracy is that of the exported artifact, run on the test set.",
+        _metric_note(comparison),
         _seeds_note(comparison),
         "Sizes count all arrays of the weights file: weights, scales, biases, the "
         f"model's state; in kB of 1000 bytes. {sizes}. The ratio is to float32.",
@@ -133,6 +137,14 @@ def _seeds_note(comparison: Comparison) -> str:
         'comparisons. "Within noise" means that this interval, or the one over seeds '
         "and test items, contains 0; not that the rows are equal."
     )
+
+
+def _metric_note(comparison: Comparison) -> str:
+    metric = comparison.metric
+    note = f"{metric.title} is that of the exported artifact, run on the test set"
+    if metric.higher_is_better:
+        return f"{note}."
+    return f"{note}; lower is better, so a positive difference is a loss."
 
 
 def _units_notes(comparison: Comparison) -> list[str]:
@@ -196,11 +208,11 @@ def _failed_note(row: RowSummary) -> str:
 
 
 def _not_worse(row: RowSummary, comparison: Comparison) -> bool:
-    """Compressed, with an interval whose upper end is not below 0."""
+    """Compressed, with an interval whose better end is not worse than 0."""
     difference = row.difference
     if row.name == comparison.reference or not difference or not difference.interval:
         return False
-    return difference.interval[1] >= 0
+    return max(map(comparison.metric.merit, difference.interval)) >= 0
 
 
 def _fastest(batch: int, reference: str, rows: Sequence[RowSummary]) -> str:
@@ -222,13 +234,14 @@ def _fastest(batch: int, reference: str, rows: Sequence[RowSummary]) -> str:
     )
 
 
-def _describe(row: RowSummary) -> str:
-    text = f"{row.name}, {units.format_accuracy(row.accuracy)} %"
+def _describe(row: RowSummary, metric: MetricRecord) -> str:
+    text = f"{row.name}, {units.format_score(row.score, metric)} {metric.unit}".strip()
     if row.difference is None:
         return text
     mark = units.noise_mark(row.difference)
     mark = f", {mark}" if mark else ""
-    return f"{text} ({units.format_difference(row.difference)} points{mark})"
+    difference = units.format_difference(row.difference, metric)
+    return f"{text} ({f'{difference} {metric.points}'.strip()}{mark})"
 
 
 def _size(row: RowSummary, column: str = "file") -> str:
@@ -238,8 +251,8 @@ def _size(row: RowSummary, column: str = "file") -> str:
     )
 
 
-def _accuracy(row: RowSummary) -> float:
-    return row.accuracy.mean if row.accuracy else float("-inf")
+def _score(row: RowSummary) -> float:
+    return row.score.mean if row.score else math.nan
 
 
 def _plural(count: int, noun: str) -> str:

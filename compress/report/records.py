@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from compress.report.metric import MetricRecord
+
 Metrics = Mapping[str, Any]  # one line of metrics.jsonl: step, stage, loss, ...
 
 
@@ -48,12 +50,12 @@ class Cell:
       seed: Seed of initialization and data order, shared between rows.
       config_hash: Hash of the resolved config.
       task: The task it was trained on.
-      metric: What `accuracy` measures.
-      accuracy: Of the exported artifact on the test set, 0 to 1.
-      trained_accuracy: Of the trained forward, before export.
+      metric: What `score` measures.
+      score: Of the exported artifact on the test set, before `metric.scale`.
+      trained_score: Of the trained forward, before export.
       agreement: Fraction of test items for which artifact and trained forward decide
         the same; None where the outputs are not scores of classes.
-      correct: `[num_test]`, True where the artifact is right.
+      items: `[num_test]`, the metric of each: bool for right and wrong, or float32.
       num_test: Number of test items.
       techniques: In order.
       sparsity: Fraction of zeros among the weights that can be pruned.
@@ -69,17 +71,19 @@ class Cell:
       metrics: Training metrics, one mapping per step, in order of steps.
       units: By group of units: `size` before any was removed, and those `kept`, a list
         or a list per layer; empty if none could be.
+      extras: Other means over the test set, by name.
+      folder: Of the cell, relative to the comparison's.
     """
 
     row: str
     seed: int
     config_hash: str
     task: str
-    metric: str
-    accuracy: float
-    trained_accuracy: float
+    metric: MetricRecord
+    score: float
+    trained_score: float
     agreement: float | None
-    correct: np.ndarray
+    items: np.ndarray
     num_test: int
     techniques: tuple[str, ...]
     sparsity: float
@@ -94,6 +98,8 @@ class Cell:
     checkpoint_hash: str
     metrics: tuple[Metrics, ...] = ()
     units: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +165,11 @@ class Comparison:
     cells: tuple[Cell, ...]
     failed: tuple[FailedCell, ...]
     latency: Mapping[int, LatencyTable]
+
+    @property
+    def metric(self) -> MetricRecord:
+        """What all rows are judged by."""
+        return self.cells[0].metric if self.cells else MetricRecord()
 
     def cells_of(self, row: str) -> tuple[Cell, ...]:
         """Finished runs of a row, in order of seeds."""

@@ -25,9 +25,9 @@ class RowSummary:
       techniques: In order.
       seeds: Seeds that finished.
       num_failed: Seeds that did not.
-      accuracy: Of the exported artifacts, 0 to 1.
+      score: Of the exported artifacts, before the metric's scale.
       difference: To the reference row; None for the reference itself.
-      trained_accuracy: Mean accuracy before export.
+      trained_score: Mean score before export.
       agreement: Mean fraction of items for which artifact and trained forward decide
         the same; None if it was not measured.
       sparsity: Mean fraction of zeros.
@@ -39,15 +39,16 @@ class RowSummary:
       latency: Batch size to what was measured.
       sites: Sites of the first seed that finished.
       records: Fallbacks and the like, each once, over all seeds.
+      extras: Other numbers on the test set by name, such as the perplexity.
     """
 
     name: str
     techniques: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     num_failed: int = 0
-    accuracy: Summary | None = None
+    score: Summary | None = None
     difference: Difference | None = None
-    trained_accuracy: float | None = None
+    trained_score: float | None = None
     agreement: float | None = None
     sparsity: float | None = None
     sizes: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -58,6 +59,7 @@ class RowSummary:
     latency: Mapping[int, LatencyRecord] = dataclasses.field(default_factory=dict)
     sites: tuple[SiteRecord, ...] = ()
     records: tuple[str, ...] = ()
+    extras: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
 
     def size_ratio(self, column: str) -> float | None:
         """How many times smaller than the float32 twin."""
@@ -78,8 +80,8 @@ def compare_rows(comparison: Comparison, row: str, other: str) -> Difference | N
     return paired_difference(
         _by_seed(cells),
         _by_seed(other_cells),
-        correct={c.seed: c.correct for c in cells} if same_items else None,
-        reference_correct={c.seed: c.correct for c in other_cells},
+        items={c.seed: c.items for c in cells} if same_items else None,
+        reference_items={c.seed: c.items for c in other_cells},
     )
 
 
@@ -103,7 +105,8 @@ def _summarize_row(comparison: Comparison, name: str) -> RowSummary:
         **_means(cells),
         techniques=cells[0].techniques,
         seeds=tuple(cell.seed for cell in cells),
-        accuracy=summarize([cell.accuracy for cell in cells]),
+        score=summarize([cell.score for cell in cells]),
+        extras=_extras(cells),
         difference=None
         if is_reference
         else compare_rows(comparison, name, comparison.reference),
@@ -120,7 +123,7 @@ def _summarize_row(comparison: Comparison, name: str) -> RowSummary:
 def _means(cells: Sequence[Cell]) -> dict[str, float | None]:
     """The mean over seeds of each number; None if a seed did not measure it."""
     values = {
-        "trained_accuracy": [cell.trained_accuracy for cell in cells],
+        "trained_score": [cell.trained_score for cell in cells],
         "agreement": [cell.agreement for cell in cells],
         "sparsity": [cell.sparsity for cell in cells],
         "macs": [cell.macs for cell in cells],
@@ -131,10 +134,17 @@ def _means(cells: Sequence[Cell]) -> dict[str, float | None]:
     return {name: _mean(column) for name, column in values.items()}
 
 
+def _extras(cells: Sequence[Cell]) -> dict[str, Summary]:
+    """Every other number that all seeds have; what follows from the score first."""
+    each = [{**cell.metric.derived(cell.score), **cell.extras} for cell in cells]
+    names = [name for name in each[0] if all(name in extras for extras in each)]
+    return {name: summarize([extras[name] for extras in each]) for name in names}
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
-    return {cell.seed: cell.accuracy for cell in cells}
+    return {cell.seed: cell.score for cell in cells}

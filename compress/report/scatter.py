@@ -1,4 +1,4 @@
-"""Accuracy against a cost, one named point per row, with the Pareto front."""
+"""Score against a cost, one named point per row, with the Pareto front."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ from typing import Any
 from compress.report import units
 from compress.report.extras import require
 from compress.report.labels import Box, place_labels
+from compress.report.metric import MetricRecord
 from compress.report.pareto import pareto_front
 from compress.report.rows import RowSummary
 from compress.report.scales import Domain, log_domain, log_ticks, padded, row_color
@@ -18,13 +19,13 @@ class ScatterData:
     """What to draw.
 
     Attributes:
-      rows: The rows shown; each has an accuracy.
+      rows: The rows shown; each has a score.
       row_names: Every row of the comparison, for its color.
       costs: One positive number per row shown.
       cost_texts: The costs as the reader should see them.
       cost_title: Title of the cost's axis.
       tick_label: Vega expression for a tick of that axis.
-      accuracy_title: Title of the other axis.
+      metric: What the rows are judged by.
     """
 
     rows: Sequence[RowSummary]
@@ -33,7 +34,7 @@ class ScatterData:
     cost_texts: Sequence[str]
     cost_title: str
     tick_label: str
-    accuracy_title: str
+    metric: MetricRecord
 
 
 def scatter_spec(data: ScatterData, width: int, height: int) -> dict[str, Any]:
@@ -50,8 +51,8 @@ def scatter_spec(data: ScatterData, width: int, height: int) -> dict[str, Any]:
             ),
         ),
         y=alt.Y(
-            "accuracy:Q",
-            title=data.accuracy_title,
+            "score:Q",
+            title=data.metric.axis,
             scale=alt.Scale(domain=list(y_domain), nice=False, zero=False),
             axis=alt.Axis(tickCount=6),
         ),
@@ -74,8 +75,8 @@ def _points(alt: Any, base: Any, data: ScatterData) -> list[Any]:
     color = alt.Color("row:N", legend=None, scale=scale)
     tooltip = [
         alt.Tooltip("row:N", title="row"),
-        alt.Tooltip("accuracy_text:N", title=data.accuracy_title),
-        alt.Tooltip("difference_text:N", title="difference, points"),
+        alt.Tooltip("score_text:N", title=data.metric.axis),
+        alt.Tooltip("difference_text:N", title="difference"),
         alt.Tooltip("cost_text:N", title=data.cost_title.partition(" (")[0]),
         alt.Tooltip("sparsity_text:N", title="sparsity"),
         alt.Tooltip("techniques:N", title="techniques"),
@@ -100,34 +101,39 @@ def _values(
     data: ScatterData, width: int, height: int
 ) -> tuple[list[dict[str, Any]], Domain, Domain]:
     """The points with their names placed, and the two domains."""
-    front = set(pareto_front(data.costs, [_percent(row) for row in data.rows]))
+    merits = [data.metric.merit(_shown(row, data.metric)) for row in data.rows]
+    front = set(pareto_front(data.costs, merits))
     values = [
-        _point(row, cost, text, i in front)
+        _point(row, data.metric, cost, text, i in front)
         for i, (row, cost, text) in enumerate(
             zip(data.rows, data.costs, data.cost_texts, strict=True)
         )
     ]
     x_domain = log_domain(data.costs)
     y_domain = padded(
-        min(value["low"] for value in values), max(value["high"] for value in values)
+        min(value["low"] for value in values),
+        max(value["high"] for value in values),
+        least=data.metric.scale / 1000,
     )
     _place(values, x_domain, y_domain, width, height)
     return values, x_domain, y_domain
 
 
-def _point(row: RowSummary, cost: float, text: str, front: bool) -> dict[str, Any]:
-    accuracy = _percent(row)
-    spread = 100 * row.accuracy.sd if row.accuracy and row.accuracy.sd else 0.0
+def _point(
+    row: RowSummary, metric: MetricRecord, cost: float, text: str, front: bool
+) -> dict[str, Any]:
+    score = _shown(row, metric)
+    spread = metric.scale * row.score.sd if row.score and row.score.sd else 0.0
     return {
         "row": row.name,
         "cost": cost,
         "cost_text": text,
-        "accuracy": accuracy,
-        "low": accuracy - spread,
-        "high": accuracy + spread,
+        "score": score,
+        "low": score - spread,
+        "high": score + spread,
         "front": front,
-        "accuracy_text": units.format_accuracy(row.accuracy),
-        "difference_text": units.format_difference(row.difference),
+        "score_text": units.format_score(row.score, metric),
+        "difference_text": units.format_difference(row.difference, metric),
         "sparsity_text": units.format_percent(row.sparsity),
         "techniques": " → ".join(row.techniques) or "none",
     }
@@ -144,15 +150,15 @@ def _place(
     x_low, x_high = map(math.log, x_domain)
     x_scale, y_scale = width / (x_high - x_low), height / (y_domain[1] - y_domain[0])
 
-    def pixels(cost: float, accuracy: float) -> tuple[float, float]:
-        return (math.log(cost) - x_low) * x_scale, (y_domain[1] - accuracy) * y_scale
+    def pixels(cost: float, score: float) -> tuple[float, float]:
+        return (math.log(cost) - x_low) * x_scale, (y_domain[1] - score) * y_scale
 
     bars = []
     for value in values:
         x, top = pixels(value["cost"], value["high"])
         bars.append(Box(x - 1, top, x + 1, pixels(value["cost"], value["low"])[1]))
     labels = place_labels(
-        [pixels(value["cost"], value["accuracy"]) for value in values],
+        [pixels(value["cost"], value["score"]) for value in values],
         [value["row"] for value in values],
         width=width,
         height=height,
@@ -166,5 +172,5 @@ def _place(
         value["is_far"] = label.is_far
 
 
-def _percent(row: RowSummary) -> float:
-    return 100 * row.accuracy.mean if row.accuracy else math.nan
+def _shown(row: RowSummary, metric: MetricRecord) -> float:
+    return metric.scale * row.score.mean if row.score else math.nan

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compress.annotations import Bool
+from compress.annotations import Shaped
 
 Interval = tuple[float, float]
+_BLOCK = 2**22  # draws held at a time: 32 MB
 
 
 class Summary(NamedTuple):
@@ -74,39 +75,39 @@ def paired_difference(
     values: Mapping[int, float],
     reference: Mapping[int, float],
     *,
-    correct: Mapping[int, np.ndarray] | None = None,
-    reference_correct: Mapping[int, np.ndarray] | None = None,
+    items: Mapping[int, np.ndarray] | None = None,
+    reference_items: Mapping[int, np.ndarray] | None = None,
 ) -> Difference | None:
     """`values - reference` over the seeds in both; None if they share no seed.
 
     Args:
       values: Seed to value.
       reference: Seed to value of the row to compare with.
-      correct: Seed to one bool per test item; with `reference_correct`, gives the
-        bootstrap interval.
-      reference_correct: The same for the reference.
+      items: Seed to one bool or number per test item; with `reference_items`, gives
+        the bootstrap interval.
+      reference_items: The same for the reference.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:
         return None
     mean, _, interval, num_seeds = summarize([values[s] - reference[s] for s in seeds])
     bootstrap = None
-    if correct is not None and reference_correct is not None and num_seeds > 1:
+    if items is not None and reference_items is not None and num_seeds > 1:
         bootstrap = bootstrap_difference(
-            np.stack([correct[s] for s in seeds]),
-            np.stack([reference_correct[s] for s in seeds]),
+            np.stack([items[s] for s in seeds]),
+            np.stack([reference_items[s] for s in seeds]),
         )
     return Difference(mean, interval, bootstrap, num_seeds)
 
 
 def bootstrap_difference(
-    correct: Bool[np.ndarray, "seeds items"],
-    reference: Bool[np.ndarray, "seeds items"],
+    values: Shaped[np.ndarray, "seeds items"],
+    reference: Shaped[np.ndarray, "seeds items"],
     *,
     num_samples: int = 4000,
     rng_seed: int = 0,
 ) -> Interval | None:
-    """95 % percentile interval of the accuracy difference; None with one seed.
+    """95 % percentile interval of the difference of scores; None with one seed.
 
     Seeds and test items are both drawn with replacement. Items with the same pattern
     of differences over the seeds are interchangeable, so the number of times each
@@ -116,16 +117,22 @@ def bootstrap_difference(
     Source: two-way (pigeonhole) bootstrap, Owen 2007.
     https://arxiv.org/abs/0712.1111
     """
-    num_seeds, num_items = correct.shape
+    num_seeds, num_items = values.shape
     if num_seeds < 2:
         return None
-    difference = correct.astype(np.int8) - reference.astype(np.int8)
+    exact = np.int8 if values.dtype == bool else np.float64
+    difference = values.astype(exact) - reference.astype(exact)
     patterns, counts = np.unique(difference, axis=1, return_counts=True)
     rng = np.random.default_rng(rng_seed)
     seeds = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, num_samples)
-    items = rng.multinomial(num_items, counts / num_items, num_samples)
-    means = np.einsum("bs,sp,bp->b", seeds, patterns, items, optimize=True)
-    low, high = np.quantile(means / (num_seeds * num_items), [0.025, 0.975])
+    block = max(1, _BLOCK // counts.size)
+    means = []
+    for start in range(0, num_samples, block):
+        drawn = seeds[start : start + block]
+        items = rng.multinomial(num_items, counts / num_items, len(drawn))
+        means.append(np.einsum("bs,sp,bp->b", drawn, patterns, items, optimize=True))
+    scale = num_seeds * num_items
+    low, high = np.quantile(np.concatenate(means) / scale, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -52,21 +52,22 @@ def render_table(
 
 def row_numbers(row: RowSummary, comparison: Comparison) -> dict[str, Any]:
     """Every number of a row, in base units: fractions, bytes, microseconds."""
-    accuracy, difference = row.accuracy, row.difference
-    interval = accuracy.interval if accuracy else None
+    score, difference = row.score, row.difference
+    interval = score.interval if score else None
     numbers: dict[str, Any] = {
         "row": row.name,
         "techniques": " ".join(row.techniques),
         "num_seeds": len(row.seeds),
         "num_failed": row.num_failed,
-        "accuracy_mean": accuracy.mean if accuracy else None,
-        "accuracy_sd": accuracy.sd if accuracy else None,
-        **_ends("accuracy", interval),
+        "metric": comparison.metric.name,
+        "score_mean": score.mean if score else None,
+        "score_sd": score.sd if score else None,
+        **_ends("score", interval),
         "difference_mean": difference.mean if difference else None,
         **_ends("difference", difference.interval if difference else None),
         **_ends("difference_bootstrap", difference.bootstrap if difference else None),
         "within_noise": difference.within_noise if difference else None,
-        "trained_accuracy": row.trained_accuracy,
+        "trained_score": row.trained_score,
         "agreement": row.agreement,
         "sparsity": row.sparsity,
         **{f"{column}_bytes": row.sizes.get(column) for column in COLUMNS},
@@ -80,6 +81,8 @@ def row_numbers(row: RowSummary, comparison: Comparison) -> dict[str, Any]:
         numbers[f"latency_us_batch_{batch}"] = entry.median_us if entry else None
         numbers[f"latency_iqr_us_batch_{batch}"] = entry.iqr_us if entry else None
         numbers[f"latency_ratio_batch_{batch}"] = entry.paired_ratio if entry else None
+    for name, extra in row.extras.items():
+        numbers |= {f"{name}_mean": extra.mean, f"{name}_sd": extra.sd}
     return numbers
 
 
@@ -167,7 +170,8 @@ def _stacked(text: str) -> str:
 def _csv(comparison: Comparison, rows: Sequence[RowSummary]) -> str:
     numbers = [row_numbers(row, comparison) for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(numbers[0]), lineterminator="\n")
+    fields = dict.fromkeys(key for row in numbers for key in row)
+    writer = csv.DictWriter(text, list(fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows(numbers)
     return text.getvalue()

@@ -1,5 +1,6 @@
 """Numbers as text. Missing numbers are an em dash; kB is 1000 bytes."""
 
+from compress.report.metric import MetricRecord
 from compress.report.records import LatencyRecord
 from compress.report.stats import Difference, Interval, Summary
 
@@ -46,26 +47,34 @@ def format_latency(value: LatencyRecord | None) -> str:
     )
 
 
-def format_accuracy(value: Summary | None) -> str:
-    """`83.12 ± 0.25`, in percent with the standard deviation over seeds."""
+def format_score(value: Summary | None, metric: MetricRecord) -> str:
+    """`83.12 ± 0.25`, with the standard deviation over seeds."""
     if value is None:
         return MISSING
-    spread = "" if value.sd is None else f" ± {100 * value.sd:.2f}"
-    return f"{100 * value.mean:.2f}{spread}"
+    spread = "" if value.sd is None else f" ± {metric.shown(value.sd)}"
+    return f"{metric.shown(value.mean)}{spread}"
 
 
-def format_difference(value: Difference | None) -> str:
-    """`-0.30 [-0.72, 0.12]`, in percentage points."""
+def format_extra(value: Summary | None) -> str:
+    """`4.631 ± 0.012`: a number of which nothing else is known."""
     if value is None:
         return MISSING
-    interval = f" {format_interval(value.interval)}" if value.interval else ""
-    return f"{100 * value.mean:+.2f}{interval}"
+    spread = "" if value.sd is None else f" ± {value.sd:.2g}"
+    return f"{value.mean:.4g}{spread}"
 
 
-def format_interval(interval: Interval) -> str:
-    """`[-0.72, 0.12]`, in percentage points."""
-    low, high = (round(100 * end, 2) + 0.0 for end in interval)  # + 0.0: no "-0.00"
-    return f"[{low:.2f}, {high:.2f}]"
+def format_difference(value: Difference | None, metric: MetricRecord) -> str:
+    """`-0.30 [-0.72, 0.12]`, for an accuracy in percentage points."""
+    if value is None:
+        return MISSING
+    interval = f" {format_interval(value.interval, metric)}" if value.interval else ""
+    return f"{metric.shown(value.mean, '+')}{interval}"
+
+
+def format_interval(interval: Interval, metric: MetricRecord) -> str:
+    """`[-0.72, 0.12]`, for an accuracy in percentage points."""
+    low, high = map(metric.shown, interval)
+    return f"[{low}, {high}]"
 
 
 def noise_mark(value: Difference | None) -> str:

@@ -19,14 +19,14 @@ class Gradient(NamedTuple):
 
     Attributes:
       loss: Mean over the batch.
-      accuracy: Likewise.
+      score: Of the task's metric, likewise.
       model_state: After the batch.
       observed: What transforms observed at the sites.
       grads: Of the loss, like the parameters.
     """
 
     loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
+    score: Float[Array, ""]
     model_state: PyTree
     observed: Any
     grads: PyTree
@@ -80,8 +80,8 @@ def _whole(
 
         grad_of = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (outputs, new_state, observed)), grads = grad_of(params)
-        accuracy = jnp.mean(task.correct(outputs, batch).astype(jnp.float32))
-        return Gradient(loss, accuracy, new_state, observed, grads)
+        score = jnp.mean(task.judge.of(outputs, batch).astype(jnp.float32))
+        return Gradient(loss, score, new_state, observed, grads)
 
     return gradient
 
@@ -99,7 +99,7 @@ def _in_parts(whole: GradientOf, transform: Transform, parts: int) -> GradientOf
             model_state, total = carry
             found = whole(params, model_state, compression, *part)
             total = jax.tree.map(jnp.add, total, found.grads)
-            seen = found.loss, found.accuracy, found.observed
+            seen = found.loss, found.score, found.observed
             return (found.model_state, total), seen
 
         start = (model_state, jax.tree.map(jnp.zeros_like, params))

@@ -69,7 +69,7 @@ def build_step(
         augment_key, model_key = jax.random.split(key)
         if task.augment is not None:
             batch = task.augment(augment_key, batch)
-        loss, accuracy, model_state, observed, grads = gradient(
+        loss, score, model_state, observed, grads = gradient(
             state.params, state.model_state, state.compression, batch, model_key
         )
         with default_promotion():  # optax mixes integer counts with floats
@@ -88,7 +88,7 @@ def build_step(
         )
         metrics = {
             "loss": loss,
-            "accuracy": accuracy,
+            "score": score,
             "learning_rate": learning_rate_now,
             **transforms.metrics(transform, compression),
         }

@@ -275,7 +275,7 @@ class _Run:
                 f"{self.config.name!r}. Lower its learning_rate or set "
                 f"optimizer.clip_norm. The newest good checkpoint: {good}."
             )
-        means = {name: float(host[name].mean()) for name in ("loss", "accuracy")}
+        means = {name: float(host[name].mean()) for name in ("loss", "score")}
         return {**{name: float(x[-1]) for name, x in host.items()}, **means}
 
     def _record(
@@ -292,11 +292,11 @@ class _Run:
             self.checkpoints.save(step, state)
             data = self.task.validation or self.task.test
             predict = lambda *x: self.predict(state, *x)  # noqa: E731
-            values["eval_accuracy"] = evaluate(predict, self.task, data).accuracy
+            values["eval_score"] = evaluate(predict, self.task, data).score
         stage = self._stage(step - 1)
         seconds = round(time.monotonic() - self.started, 3)
         log.write(step, stage=stage, seconds=seconds, **values)
-        shown = ("loss", "sparsity", "eval_accuracy")
+        shown = ("loss", "sparsity", "eval_score")
         bar.show(step, stage, {n: values[n] for n in shown if n in values})
 
     def _stage(self, step: int) -> str:

@@ -14,6 +14,7 @@ from compress.compare.cell import calibration_batches, finished_result
 from compress.compare.grid import cell_folder
 from compress.config import config_hash
 from compress.report import load_compare
+from compress.report.items import unpack_items
 from compress.task import load_task
 from compress.train import RunError
 from tests import tiny
@@ -60,21 +61,32 @@ def test_the_result_is_one_the_report_accepts(ran: Any) -> None:
     assert comparison.failed == ()
     (loaded,) = comparison.cells
     assert (loaded.row, loaded.seed) == ("P + PTQ", 0)
-    assert loaded.accuracy == result["accuracy"] == loaded.correct.mean()
-    assert loaded.correct.shape == (40,) and loaded.num_test == 40
+    assert loaded.score == result["score"] == loaded.items.mean()
+    assert loaded.items.shape == (40,) and loaded.num_test == 40
     assert loaded.techniques == ("prune", "ptq")
     assert loaded.metrics[-1]["step"] == 20
     assert json.loads((folder / "result.json").read_text()) == result
 
 
-def test_the_accuracy_is_that_of_the_artifact_on_the_test_set(ran: Any) -> None:
+def test_a_result_of_an_older_version_is_made_again(
+    ran: Any, tmp_path: pathlib.Path
+) -> None:
+    _, result, _ = ran
+    config, data = configs.row(1), result["data_hash"]
+    for version, expected in ((1, None), (2, {**result, "format_version": 2})):
+        old = {**result, "format_version": version}
+        (tmp_path / "result.json").write_text(json.dumps(old))
+        assert finished_result(config, tmp_path, 0, data) == expected
+
+
+def test_the_score_is_that_of_the_artifact_on_the_test_set(ran: Any) -> None:
     folder, result, _ = ran
     test = tiny.task().test
     decided = np.asarray(compress.load(folder / "artifact")(test["x"])).argmax(-1)
-    assert result["accuracy"] == np.mean(decided == test["y"])
+    assert result["score"] == np.mean(decided == test["y"])
     assert result["agreement"] == 1.0
     assert compress.load(folder / "artifact").manifest["figures"] == {
-        "accuracy": result["accuracy"]
+        "accuracy": result["score"]
     }
 
 
@@ -103,13 +115,26 @@ def test_every_size_counts_the_state_of_the_model(ran: Any) -> None:
     assert sizes["bitmask"] == sizes["weights_bitmask"] + rest_bytes
 
 
-def test_agreement_is_not_known_where_outputs_are_no_classes(
+def test_a_metric_of_ones_own_is_what_result_figures_and_curves_hold(
     tmp_path: pathlib.Path,
 ) -> None:
     config = configs.row(0, task="tests.compare.configs:one_number")
     result = again(tmp_path, config=config)
-    assert result["agreement"] is None
-    assert json.loads((tmp_path / "result.json").read_text())["agreement"] is None
+    test, artifact = tiny.task().test, compress.load(tmp_path / "artifact")
+    outputs = np.asarray(artifact(test["x"]))
+    squares = (outputs - test["y"]) ** 2
+    np.testing.assert_allclose(unpack_items(result, 40), squares, rtol=1e-5)
+    assert result["score"] == pytest.approx(squares.mean())
+    assert result["extras"] == {"largest": pytest.approx(abs(outputs).mean())}
+    assert artifact.manifest["figures"].keys() == {"squared error", "largest"}
+    described = {"name": "squared error", "unit": "", "scale": 1.0}
+    assert result["metric"] == {**described, "higher_is_better": False}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert result["agreement"] is None  # the outputs are no classes
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert json.loads(lines[-1])["eval_score"] == pytest.approx(
+        result["trained_score"], rel=1e-5
+    )
 
 
 def test_the_masks_hold_through_calibration_export_and_reload(ran: Any) -> None:

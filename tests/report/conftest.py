@@ -1,6 +1,6 @@
 """Made-up compare directories, for tests only."""
 
-import base64
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.report import ReportPaths, write_report
+from compress.report import ReportPaths, pack_items, write_report
+from compress.report.metric import MetricRecord
 
 ROWS = {  # row: (accuracy, sparsity, bits, techniques)
     "float": (0.834, 0.0, 32, []),
@@ -64,16 +65,16 @@ def result(row: str, seed: int, spec: Any = None, **changes: Any) -> dict[str, A
         site(name="stem/kernel", num_nonzero=432, num_weights=432, reason="first"),
     ]
     return {
-        "format_version": 1,
+        "format_version": 2,
         "row": row,
         "seed": seed,
         "config_hash": f"{sum(map(ord, row)):08x}cafe",
         "task": "images",
-        "metric": "accuracy",
-        "accuracy": float(correct.mean()),
-        "trained_accuracy": float(correct.mean()),
+        "metric": dataclasses.asdict(MetricRecord()),
+        "score": float(correct.mean()),
+        "trained_score": float(correct.mean()),
         "agreement": 0.998,
-        "correct": base64.b64encode(np.packbits(correct).tobytes()).decode(),
+        **pack_items(correct),
         "num_test": NUM_TEST,
         "techniques": techniques,
         "sparsity": sparsity,
@@ -103,7 +104,7 @@ def metrics(row: str, seed: int, spec: Any = None) -> list[dict[str, Any]]:
             "learning_rate": 0.1,
         }
         if step % 40 == 0:
-            line["eval_accuracy"] = accuracy * (1 - 0.6 * float(np.exp(-5 * share)))
+            line["eval_score"] = accuracy * (1 - 0.6 * float(np.exp(-5 * share)))
         lines.append(line)
     return lines
 

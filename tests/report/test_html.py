@@ -105,7 +105,7 @@ def test_plot_data_is_json_with_both_widths(text):
     data = re.search(r'<script id="plots"[^>]*>(.*?)</script>', text, re.DOTALL)
     assert data is not None
     plots = json.loads(data[1])
-    assert [plot["view"] for plot in plots["accuracy-latency"]] == [
+    assert [plot["view"] for plot in plots["score-latency"]] == [
         "batch 1",
         "batch 64",
     ]
@@ -114,8 +114,8 @@ def test_plot_data_is_json_with_both_widths(text):
 
 def test_plots_are_written_as_images(report):
     names = {path.name for path in report.plots}
-    assert {"accuracy_size_bitmask.png", "accuracy_latency_batch_64.png"} <= names
-    assert {"curve_loss.png", "curve_eval_accuracy.png", "curve_sparsity.png"} <= names
+    assert {"score_size_bitmask.png", "score_latency_batch_64.png"} <= names
+    assert {"curve_loss.png", "curve_eval_score.png", "curve_sparsity.png"} <= names
     for path in report.plots:
         assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -176,7 +176,7 @@ def test_package_imports_without_the_extra():
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_browser_sorts_filters_and_draws(report, text, tmp_path):
-    click = "document.querySelector('[data-key=accuracy] button').click()"
+    click = "document.querySelector('[data-key=score] button').click()"
     page = tmp_path / "clicked.html"
     page.write_text(f"{text}<script>{click}</script>")
     dom = drawn(f"{page.as_uri()}#filter=prune", tmp_path)

@@ -22,10 +22,10 @@ def test_whole_directory_gives_every_cell(compare_dir):
     assert [cell.seed for cell in comparison.cells_of("P+Q")] == [0, 1, 2]
 
 
-def test_correct_bits_are_the_accuracy(compare_dir):
+def test_items_are_what_the_score_is_the_mean_of(compare_dir):
     for cell in load_compare(compare_dir).cells:
-        assert cell.correct.shape == (cell.num_test,)
-        assert cell.correct.mean() == pytest.approx(cell.accuracy)
+        assert cell.items.shape == (cell.num_test,)
+        assert cell.items.mean() == pytest.approx(cell.score)
 
 
 def test_error_json_is_a_failed_cell_even_beside_a_result(compare_dir):
@@ -51,7 +51,7 @@ def test_result_without_a_key_is_a_failed_cell_that_names_the_key(compare_dir):
     ("changes", "reason"),
     [
         ({"num_test": 5000}, "needs 625"),
-        ({"format_version": 2}, "Export the cell again"),
+        ({"format_version": 3}, "Export the cell again"),
         ({"sizes": {"dense": 1}}, "missing file, bitmask"),
         ({"row": "unknown"}, "is not in compare.json"),
         ({"seed": 0}, "a second result"),
@@ -77,7 +77,7 @@ def test_later_lines_of_a_resumed_run_win(compare_dir):
     path = compare_dir / "P-1" / "metrics.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     (cell,) = (c for c in load_compare(compare_dir).cells_of("P") if c.seed == 1)
-    assert cell.metrics[1] == {"step": 10, "loss": 1.0, "eval_accuracy": 0.5}
+    assert cell.metrics[1] == {"step": 10, "loss": 1.0, "eval_score": 0.5}
 
 
 def test_unreadable_metrics_lines_are_recorded(compare_dir):

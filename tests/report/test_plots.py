@@ -96,5 +96,5 @@ def test_scatter_names_every_row_and_marks_the_front(compare_dir):
     assert sizes.plots[0].view == "file"
     values = sizes.plots[0].wide["data"]["values"]
     assert [value["row"] for value in values] == list(comparison.rows)
-    best = max(values, key=lambda value: value["accuracy"])
+    best = max(values, key=lambda value: value["score"])
     assert best["front"]

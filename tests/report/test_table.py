@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from compress.report import load_compare, render_table
+from compress.report.metric import MetricRecord
 from compress.report.notes import (
     SPARSITY_NOTE,
     contrast_sentence,
@@ -17,12 +18,14 @@ from compress.report.notes import (
 from compress.report.rows import compare_rows, summarize_rows
 from compress.report.stats import Difference, Summary
 from compress.report.units import (
-    format_accuracy,
     format_bytes,
     format_count,
     format_difference,
     format_microseconds,
+    format_score,
 )
+
+ACCURACY = MetricRecord()
 
 
 def markdown_row(text, name):
@@ -108,7 +111,7 @@ def test_verdict_is_whether_the_interval_contains_zero(
             result = json.loads(path.read_text())
             right = np.arange(result["num_test"]) < round(value * result["num_test"])
             bits = base64.b64encode(np.packbits(right).tobytes()).decode()
-            result |= {"accuracy": value, "correct": bits}
+            result |= {"score": value, "correct": bits}
             path.write_text(json.dumps(result))
     sentence = contrast_sentence(load_compare(compare_dir), "P", "float")
     assert f"over 3 seeds: {verdict}" in sentence
@@ -149,8 +152,8 @@ def test_csv_has_plain_numbers(compare_dir):
     comparison = load_compare(compare_dir)
     text = render_table(comparison, style="csv")
     lines = {line["row"]: line for line in csv.DictReader(io.StringIO(text))}
-    accuracies = [cell.accuracy for cell in comparison.cells_of("P")]
-    assert float(lines["P"]["accuracy_mean"]) == pytest.approx(sum(accuracies) / 3)
+    accuracies = [cell.score for cell in comparison.cells_of("P")]
+    assert float(lines["P"]["score_mean"]) == pytest.approx(sum(accuracies) / 3)
     assert lines["P"]["within_noise"] in ("True", "False")
     assert float(lines["P+Q"]["bitmask_bytes"]) == 27_142
     assert lines["float"]["difference_mean"] == ""
@@ -203,6 +206,6 @@ def test_numbers_read_as_in_a_paper():
     assert format_count(12_500_000) == "12.5M"
     assert format_microseconds(147.2) == "147 µs"
     assert format_microseconds(12_345) == "12.3 ms"
-    assert format_accuracy(Summary(0.8312, 0.0025, None, 2)) == "83.12 ± 0.25"
+    assert format_score(Summary(0.8312, 0.0025, None, 2), ACCURACY) == "83.12 ± 0.25"
     difference = Difference(-0.003, (-0.0072, 0.0012), None, 3)
-    assert format_difference(difference) == "-0.30 [-0.72, 0.12]"
+    assert format_difference(difference, ACCURACY) == "-0.30 [-0.72, 0.12]"

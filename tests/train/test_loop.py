@@ -98,7 +98,7 @@ def test_metrics_are_written_for_every_chunk_and_stage(tmp_path):
     assert [line["step"] for line in lines] == [7, 14, 21, 28, 35, 42, 49, 50]
     assert [line["stage"] for line in lines] == ["a", "a", *["b"] * 6]
     assert lines[-1]["sparsity"] == pytest.approx(0.5)
-    assert "eval_accuracy" in lines[-1]
+    assert "eval_score" in lines[-1]
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
