@@ -77,6 +77,8 @@ def _load_settings(path: pathlib.Path) -> dict[str, Any]:
         "versions": raw.get("versions", {}),
         "notes": tuple(raw.get("notes", ())),
         "contrasts": tuple((a, b) for a, b in raw.get("contrasts", ())),
+        "factors": tuple(raw.get("factors", ())),
+        "design": {row: tuple(has) for row, has in raw.get("design", {}).items()},
     }
     check_rows([settings["reference"]], settings["rows"], f"{path}: reference")
     return settings

@@ -152,6 +152,8 @@ class Comparison:
       cells: Finished runs.
       failed: Runs without a usable result.
       latency: Batch size to what was measured; empty if nothing was.
+      factors: The techniques of the full factorial design, a letter each.
+      design: By row of that design, the letters of its techniques.
     """
 
     name: str
@@ -165,6 +167,8 @@ class Comparison:
     cells: tuple[Cell, ...]
     failed: tuple[FailedCell, ...]
     latency: Mapping[int, LatencyTable]
+    factors: tuple[str, ...] = ()
+    design: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> MetricRecord:

@@ -153,6 +153,43 @@ def t_quantile(confidence: float, degrees_of_freedom: int) -> float:
     return math.sqrt(degrees_of_freedom) * math.tan(low)
 
 
+def one_sided_p(values: Sequence[float], bound: float = 0.0) -> float | None:
+    """The p-value of "the mean is at most `bound`"; None with one value.
+
+    A one-sample t test. Of values without any spread the mean is taken to be known:
+    0 above the bound, 1 below it.
+    """
+    degrees_of_freedom = len(values) - 1
+    if degrees_of_freedom < 1:
+        return None
+    away = float(np.mean(values)) - bound
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    angle = math.atan2(abs(away), error * math.sqrt(degrees_of_freedom))
+    outside = max(1.0 - _t_probability(angle, degrees_of_freedom), 0.0)
+    return outside / 2 if away >= 0 else 1 - outside / 2
+
+
+def two_sided_p(values: Sequence[float], center: float = 0.0) -> float | None:
+    """The p-value of "the mean is `center`"; None with one value."""
+    above = one_sided_p(values, center)
+    return None if above is None else min(1.0, 2 * min(above, 1 - above))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for their number, in the order given.
+
+    Rejecting what is at most alpha here makes the chance of any wrong rejection among
+    all of them at most alpha, whatever depends on what.
+
+    Source: Holm 1979, https://www.jstor.org/stable/4615733
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
 def _t_probability(angle: float, degrees_of_freedom: int) -> float:
     """`P(|T| < sqrt(degrees_of_freedom) * tan(angle))`.
 

@@ -1,5 +1,7 @@
 """Intervals, against scipy and a published table."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.report import bootstrap_difference, paired_difference, summarize
-from compress.report.stats import t_quantile
+from compress.report.stats import holm, one_sided_p, t_quantile, two_sided_p
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12)
 
@@ -43,6 +45,45 @@ def test_interval_of_the_mean_is_scipys(values):
             0.95, len(values) - 1, loc=np.mean(values), scale=error
         )
         assert summary.interval == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.floats(-3, 3))
+def test_p_values_are_scipys(key, num_seeds, bound):
+    values = np.random.default_rng(key).normal(size=num_seeds).tolist()
+    above = scipy.stats.ttest_1samp(values, bound, alternative="greater").pvalue
+    both = scipy.stats.ttest_1samp(values, bound).pvalue
+    # 1e-12: the probability of the rest is subtracted from 1.
+    assert one_sided_p(values, bound) == pytest.approx(above, rel=1e-6, abs=1e-12)
+    assert two_sided_p(values, bound) == pytest.approx(both, rel=1e-6, abs=1e-12)
+
+
+def test_p_values_of_values_without_spread_are_those_of_a_known_mean():
+    assert one_sided_p([0.5, 0.5, 0.5], 0.25) == 0.0
+    assert one_sided_p([0.5, 0.5, 0.5], 0.75) == 1.0
+    assert two_sided_p([0.5, 0.5, 0.5], 0.5) == 1.0
+    assert two_sided_p([0.5, 0.5, 0.5], 0.75) == 0.0
+
+
+def test_one_seed_has_no_p_value():
+    assert one_sided_p([0.5]) is None
+    assert two_sided_p([0.5]) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_bonferroni_in_every_set_of_hypotheses(p_values):
+    # Holm's procedure is the closed test: a hypothesis is rejected if Bonferroni
+    # rejects every set that holds it. Marcus, Peritz and Gabriel 1976.
+    indices = range(len(p_values))
+    sets = [s for n in indices for s in itertools.combinations(indices, n + 1)]
+    expected = [
+        max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if i in s)
+        for i in indices
+    ]
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_of_nothing_is_nothing():
+    assert holm([]) == []
 
 
 def test_one_seed_has_no_interval_and_no_verdict():
