@@ -13,7 +13,14 @@ from compress.compare.cell import CellError, finished_result, run_cell
 from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
 from compress.compare.teachers import train_teachers
-from compress.config import Config, Row, parse_config, row_config
+from compress.config import (
+    Config,
+    Row,
+    factorial_design,
+    factors_of,
+    parse_config,
+    row_config,
+)
 from compress.files import write_json
 from compress.machine import describe_machine, num_usable_cpus
 from compress.report import score_text
@@ -112,7 +119,9 @@ def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -
         "name": config.name,
         "rows": [row.name for row in _rows(config)],
         "reference": config.compare.reference,
-        "contrasts": [list(pair) for pair in config.compare.contrasts],
+        "contrasts": [c.model_dump() for c in config.compare.contrasts],
+        "factors": list(factors_of(config.compare)),
+        "design": factorial_design(config.compare),
         "seeds": list(config.seeds),
         "machine": describe_machine(),
         "versions": versions(),

@@ -6,18 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from compress.config import pruning_checks
+from compress.config import comparison_checks, pruning_checks
+from compress.config.comparison import Compare
 from compress.config.errors import Problem, describe
-from compress.config.models import (
-    Compare,
-    Config,
-    LearningRate,
-    PostTraining,
-    Quantize,
-    Stage,
-)
+from compress.config.models import Config, LearningRate, Stage
 from compress.config.names import did_you_mean
 from compress.config.paths import KeyPath, path_text
+from compress.config.techniques import PostTraining, Quantize
 
 
 def find_problems(config: Config) -> list[Problem]:
@@ -41,7 +36,6 @@ def _rows_are_unique_and_hold_the_reference(config: Config) -> Iterator[Problem]
     where = ("compare", "rows")
     yield from _repeats(names, where, ("name",), "rename one of the rows")
     yield from _unknown_reference(config.compare, names)
-    yield from _unknown_contrasts(config.compare, names)
 
 
 def _unknown_reference(compare: Compare, names: Sequence[str]) -> Iterator[Problem]:
@@ -49,14 +43,6 @@ def _unknown_reference(compare: Compare, names: Sequence[str]) -> Iterator[Probl
     if found not in names:
         message = f"no row is called {found!r}; {did_you_mean(found, names)}"
         yield Problem(("compare", "reference"), message)
-
-
-def _unknown_contrasts(compare: Compare, names: Sequence[str]) -> Iterator[Problem]:
-    for index, pair in enumerate(compare.contrasts):
-        for place, found in enumerate(pair):
-            if found not in names:
-                message = f"no row is called {found!r}; {did_you_mean(found, names)}"
-                yield Problem(("compare", "contrasts", index, place), message)
 
 
 def _distillation_has_a_teacher(config: Config) -> Iterator[Problem]:
@@ -184,6 +170,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _weights_are_quantized,
     _delay_ends_within_the_stage,
     *pruning_checks.CHECKS,
+    *comparison_checks.CHECKS,
     _quantization_stays_the_same,
     _ranges_are_decided_once,
     _seeds_are_unique,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -18,12 +19,15 @@ FILE_ONLY = ("base", "fast")
 def fields_at(path: KeyPath) -> dict[str, FieldInfo] | None:
     """The fields of the mapping at `path`; None where any key goes, or none does."""
     model: type[BaseModel] | None = Config
+    by_key = False  # Whether the next step is any key of a mapping of models.
     for step in path:
-        if isinstance(step, int):
+        if isinstance(step, int) or by_key:
+            by_key = False
             continue
         field = model.model_fields.get(step) if model else None
         model = _model_in(field.annotation) if field else None
-    return model.model_fields if model else None
+        by_key = field is not None and get_origin(field.annotation) is Mapping
+    return model.model_fields if model and not by_key else None
 
 
 def unknown_key(path: KeyPath) -> str | None:

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from compress.config.base import Many, Model, Name, Scalar, Sites, as_tuple
+from compress.config.base import Many, Model, Name, Scalar
+from compress.config.comparison import Compare
 from compress.config.pruning import Prune, Shrink
+from compress.config.techniques import Distill, PostTraining, Quantize
 
-Technique = Literal["prune", "shrink", "quantize", "distill", "ptq"]
 Platform = Literal["cpu", "cuda", "tpu"]
 
 RematPolicy = Literal[
@@ -95,50 +96,6 @@ class Teacher(Model):
     )
 
 
-class _Grids(Sites):
-    weights: Literal["int8", "int4"] | None = Field(
-        default="int8", description="Integer grid of the weights."
-    )
-    activations: Literal["int8", "int8_dynamic"] | None = Field(
-        default="int8",
-        description="Integer grid of the activations; null leaves them float.",
-    )
-
-
-class Quantize(_Grids):
-    """Quantization-aware training; once on, it stays on in every later stage."""
-
-    observer: Literal["absmax", "ema"] = Field(
-        default="ema", description="How activation ranges are collected."
-    )
-    decay: float = Field(
-        default=0.99, gt=0, lt=1, description="Decay of the ema observer."
-    )
-    delay: int = Field(
-        default=0, ge=0, description="Steps into the stage before fake-quant starts."
-    )
-    freeze: float = Field(
-        default=0.8,
-        gt=0,
-        le=1,
-        description="Fraction of the stage that fixes the ranges.",
-    )
-
-
-class Distill(Model):
-    """Soft targets from the teacher."""
-
-    temperature: float = Field(
-        default=4.0, gt=0, description="Divides both models' logits."
-    )
-    soft_weight: float = Field(
-        default=0.9, ge=0, description="Weight of the teacher's loss."
-    )
-    hard_weight: float = Field(
-        default=0.1, ge=0, description="Weight of the labels' loss."
-    )
-
-
 class Stage(Model):
     """A number of steps with one setting of every technique."""
 
@@ -159,15 +116,6 @@ class Stage(Model):
     distill: Distill | None = Field(
         default=None, description="Distillation in this stage."
     )
-
-
-class PostTraining(_Grids):
-    """Post-training quantization, calibrated at export."""
-
-    observer: Literal["absmax", "ema"] = Field(
-        default="absmax", description="How activation ranges are collected."
-    )
-    batches: int = Field(default=8, ge=1, description="Calibration batches.")
 
 
 class Export(Model):
@@ -195,49 +143,6 @@ class Export(Model):
         description="Largest |artifact - trained forward| relative to the largest "
         "|output|.",
     )
-
-
-class Row(Model):
-    """One run of a comparison: the config with only some of its techniques."""
-
-    name: Name = Field(description="Name of the run and of its row in the table.")
-    use: Many[Technique] = Field(default=(), description="Techniques that stay on.")
-    stages: int | None = Field(
-        default=None,
-        ge=1,
-        description="Run only the first this many stages; null runs all.",
-    )
-    set: Mapping[str, Any] = Field(
-        default_factory=dict,
-        description="Further values for this run, by path: "
-        "`stages[0].steps: 100`; applied last.",
-    )
-
-
-class Compare(Model):
-    """Several runs of one config, side by side."""
-
-    rows: Many[Row] = Field(min_length=1, description="The runs, in table order.")
-    reference: Name = Field(
-        description="Row the others are compared with; default the first."
-    )
-
-    contrasts: Many[Annotated[tuple[Name, Name], BeforeValidator(as_tuple)]] = Field(
-        default=(),
-        description="Pairs of rows whose difference the report states, chosen before "
-        "the run.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_reference(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or value.get("reference") is not None:
-            return value
-        rows = value.get("rows")
-        first = rows[0] if isinstance(rows, (list, tuple)) and rows else None
-        name = first.get("name") if isinstance(first, dict) else None
-        # A first row without a name is a problem of its own; this is not another.
-        return {**value, "reference": name if isinstance(name, str) and name else "?"}
 
 
 class Config(Model):

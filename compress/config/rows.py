@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
+from compress.config.comparison import Row, rows_of_orders
 from compress.config.document import Document, with_setting
 from compress.config.errors import ConfigError, Problem, describe
-from compress.config.models import Config, Row
+from compress.config.models import Config
+from compress.config.ordering import (
+    arranged,
+    given_in,
+    order_problems,
+    techniques_of,
+)
+from compress.config.orders import IN_STAGES
 from compress.config.paths import KeyPath
 from compress.config.validation import check
 
-_IN_STAGES = ("prune", "shrink", "quantize", "distill")
+_ORDERS = ("compare", "orders")
 _DECIDED_BY_THE_ROW = ("name", "compare")
 
 
@@ -37,21 +45,30 @@ def row_config(config: Config, row: Row) -> Config:
 def row_problems(document: Document, known: list[Problem]) -> Iterator[Problem]:
     """What is wrong in the rows of a document, beyond what is wrong without them."""
     old = {(problem.path, problem.message) for problem in known}
+    said: set[tuple[str | None, str]] = set()
     for where, row in _rows(document.tree):
         for problem in _resolve(document._replace(problems=()), row, where)[1]:
-            if (problem.path, problem.message) not in old:
+            # The rows that `orders` adds share their settings, and their problems.
+            again = where == _ORDERS and (problem.place, problem.message) in said
+            said.add((problem.place, problem.message))
+            if (problem.path, problem.message) not in old and not again:
                 yield problem._replace(message=f"row {row.name!r}: {problem.message}")
 
 
 def _rows(tree: dict[str, Any]) -> Iterator[tuple[KeyPath, Row]]:
     """The rows that can be read; the others are reported by their models."""
-    compare = tree.get("compare")
+    compare, given = tree.get("compare"), given_in(tree)
     rows = compare.get("rows") if isinstance(compare, dict) else None
     for index, value in enumerate(rows if isinstance(rows, list) else ()):
         try:
             yield ("compare", "rows", index), Row.model_validate(value)
         except ValidationError:
             continue
+    for value in rows_of_orders(compare) if isinstance(compare, dict) else ():
+        row = Row.model_validate(value)
+        # Else `orders` itself is wrong, which is reported once.
+        if given and not any(order_problems(given, row, ())):
+            yield _ORDERS, row
 
 
 def _resolve(
@@ -59,9 +76,16 @@ def _resolve(
 ) -> tuple[Config | None, list[Problem]]:
     """One row's config, and its problems; `where` is the row's own path."""
     problems = [*_bad_use(row, where), *_bad_stages(document.tree, row, where)]
-    if problems:
+    given = None if row.order is None else given_in(document.tree)
+    if given is not None:
+        problems += order_problems(given, row, (*where, "order"))
+    if problems or (row.order is not None and given is None):
         return None, problems
-    resolved = _with_settings(_reduced(document, row), document, row, where)
+    asked = document if given is None else _without(document, IN_STAGES)
+    if given is not None:
+        row = row.model_copy(update={"use": row.use + techniques_of(given, row)})
+        asked = arranged(asked, given, row)
+    resolved = _with_settings(_reduced(asked, row), document, row, where)
     tree = {**resolved.tree, "name": row.name, "compare": None}
     problems = [*resolved.problems, *_mismatch(tree, row, where)]
     if problems:
@@ -78,6 +102,9 @@ def _bad_use(row: Row, where: KeyPath) -> Iterator[Problem]:
     if {"quantize", "ptq"} <= set(row.use):
         message = "both 'quantize' and 'ptq' decide the ranges; use one of the two"
         yield Problem((*where, "use"), message)
+    if row.order is not None and set(row.use) - {"ptq"}:
+        message = "order says which techniques there are; only ptq may be used with it"
+        yield Problem((*where, "use"), message)
 
 
 def _bad_stages(tree: dict[str, Any], row: Row, where: KeyPath) -> Iterator[Problem]:
@@ -85,22 +112,31 @@ def _bad_stages(tree: dict[str, Any], row: Row, where: KeyPath) -> Iterator[Prob
     if row.stages is not None and count is not None and row.stages > count:
         message = f"found {row.stages}, but the config has {count}; give that or less"
         yield Problem((*where, "stages"), message)
+    if row.stages is not None and row.order is not None:
+        message = "rows with an order have equal budgets: all stages; remove this"
+        yield Problem((*where, "stages"), message)
 
 
 def _reduced(document: Document, row: Row) -> Document:
     """Drops the techniques and stages that the row does not run."""
-    tree = copy.deepcopy(document.tree)
+    unused = [technique for technique in IN_STAGES if technique not in row.use]
+    tree = _without(document, unused).tree
     if isinstance(tree.get("stages"), list):
         tree["stages"] = tree["stages"][: row.stages]
-    for stage in _mappings(tree.get("stages")):
-        for technique in _IN_STAGES:
-            if technique not in row.use:
-                stage.pop(technique, None)
     if "ptq" not in row.use:
         for export in _mappings([tree.get("export")]):
             export.pop("quantize", None)
     if "distill" not in row.use:
         tree.pop("teacher", None)
+    return document._replace(tree=tree)
+
+
+def _without(document: Document, techniques: Iterable[str]) -> Document:
+    """A copy whose stages lack some techniques."""
+    tree = copy.deepcopy(document.tree)
+    for stage in _mappings(tree.get("stages")):
+        for technique in techniques:
+            stage.pop(technique, None)
     return document._replace(tree=tree)
 
 
@@ -143,7 +179,7 @@ def _declared(tree: dict[str, Any]) -> list[str]:
     exports = _mappings([tree.get("export")])
     declared = [
         name
-        for name in _IN_STAGES
+        for name in IN_STAGES
         if any(stage.get(name) is not None for stage in stages)
     ]
     if any(export.get("quantize") is not None for export in exports):

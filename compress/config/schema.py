@@ -11,6 +11,7 @@ from compress.config.models import Config
 _MAY_BE_ABSENT = {
     "Stage": ("name",),
     "Compare": ("rows", "reference"),
+    "Row": ("name",),
     "Teacher": ("model", "steps", "learning_rate"),
 }
 

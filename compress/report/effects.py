@@ -93,7 +93,7 @@ def _effect(
 def _values(comparison: Comparison) -> np.ndarray:
     """A row per combination, the mean of its rows; a column per seed in all rows."""
     scores = {
-        row: {cell.seed: cell.accuracy for cell in comparison.cells_of(row)}
+        row: {cell.seed: cell.score for cell in comparison.cells_of(row)}
         for row in comparison.design
     }
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in scores.values())))

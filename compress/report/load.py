@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compress.config import parse_contrast
 from compress.report.items import unpack_items
 from compress.report.metric import MetricRecord
 from compress.report.records import (
@@ -76,7 +77,7 @@ def _load_settings(path: pathlib.Path) -> dict[str, Any]:
         "machine": raw.get("machine", {}),
         "versions": raw.get("versions", {}),
         "notes": tuple(raw.get("notes", ())),
-        "contrasts": tuple((a, b) for a, b in raw.get("contrasts", ())),
+        "contrasts": tuple(map(parse_contrast, raw.get("contrasts", ()))),
         "factors": tuple(raw.get("factors", ())),
         "design": {row: tuple(has) for row, has in raw.get("design", {}).items()},
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.config import Contrast
 from compress.report.metric import MetricRecord
 
 Metrics = Mapping[str, Any]  # one line of metrics.jsonl: step, stage, loss, ...
@@ -148,7 +149,7 @@ class Comparison:
       machine: Where it was trained.
       versions: Package to version.
       notes: Sentences to print under the table.
-      contrasts: Pairs of rows to compare, chosen beforehand.
+      contrasts: What is claimed of pairs of rows, chosen beforehand.
       cells: Finished runs.
       failed: Runs without a usable result.
       latency: Batch size to what was measured; empty if nothing was.
@@ -163,7 +164,7 @@ class Comparison:
     machine: Mapping[str, Any]
     versions: Mapping[str, Any]
     notes: tuple[str, ...]
-    contrasts: tuple[tuple[str, str], ...]
+    contrasts: tuple[Contrast, ...]
     cells: tuple[Cell, ...]
     failed: tuple[FailedCell, ...]
     latency: Mapping[int, LatencyTable]
