@@ -5,6 +5,7 @@ from compress.config.comparison import Row as Row
 from compress.config.comparison import factorial_design as factorial_design
 from compress.config.comparison import factors_of as factors_of
 from compress.config.contrasts import Contrast as Contrast
+from compress.config.contrasts import margin_problem as margin_problem
 from compress.config.contrasts import parse_contrast as parse_contrast
 from compress.config.errors import ConfigError as ConfigError
 from compress.config.identity import config_hash as config_hash

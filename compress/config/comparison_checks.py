@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from compress.config.comparison import Row
-from compress.config.contrasts import WITH_MARGIN, Contrast
+from compress.config.contrasts import Contrast, margin_problem
 from compress.config.errors import Problem, describe
 from compress.config.models import Config
 from compress.config.names import did_you_mean
@@ -28,19 +28,9 @@ def _contrasts_name_two_rows(config: Config) -> Iterator[Problem]:
 
 def _margins_go_with_their_relations(config: Config) -> Iterator[Problem]:
     for path, contrast in _contrasts(config):
-        text = describe(contrast.text)
-        if contrast.relation in WITH_MARGIN and contrast.margin is None:
-            message = (
-                f"{text} has no margin; write {{claim: {text}, margin: 0.5}}, where "
-                "0.5 is the largest difference that counts as none"
-            )
+        message = margin_problem(contrast)
+        if message:
             yield Problem(path, message)
-        if contrast.relation not in WITH_MARGIN and contrast.margin is not None:
-            message = (
-                f"a margin goes with '=' (the same) or '>=' (not worse), not with "
-                f"{contrast.relation!r}; remove it, or claim one of these"
-            )
-            yield Problem((*path, "margin"), message)
 
 
 def _contrasts_are_unique(config: Config) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from compress.config.base import Model, Name
+from compress.config.errors import describe
 
 Relation = Literal["-", ">", ">=", "="]
 WITH_MARGIN = "=", ">="
@@ -58,6 +59,22 @@ def parse_contrast(value: Any) -> Contrast:
       ValueError: If it is none of these.
     """
     return _ADAPTER.validate_python(value)
+
+
+def margin_problem(contrast: Contrast) -> str | None:
+    """What is wrong with a margin, or the lack of one."""
+    text = describe(contrast.text)
+    if contrast.relation in WITH_MARGIN and contrast.margin is None:
+        return (
+            f"{text} has no margin; write {{claim: {text}, margin: 0.5}}, where 0.5 is "
+            "the largest difference that counts as none"
+        )
+    if contrast.relation not in WITH_MARGIN and contrast.margin is not None:
+        return (
+            f"{text} has a margin, which goes with '=' (the same) or '>=' (not worse); "
+            "remove it, or claim one of these"
+        )
+    return None
 
 
 def _as_contrast(value: Any) -> Any:

@@ -52,7 +52,9 @@ def effects(comparison: Comparison) -> list[Effect]:
 
 
 def missing_combinations(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The combinations of techniques that no row has."""
+    """The combinations of techniques that no row has; none if no row has an order."""
+    if not comparison.factors:
+        return []
     there = {frozenset(letters) for letters in comparison.design.values()}
     return [s for s in _combinations(comparison.factors) if frozenset(s) not in there]
 

@@ -8,21 +8,20 @@ from typing import Any
 
 from compress.report import units
 from compress.report.charts import Figure
+from compress.report.claim_texts import text_tables
 from compress.report.columns import ACCOUNTINGS, table_columns
 from compress.report.compute import density
 from compress.report.extras import require
-from compress.report.notes import contrast_sentences, summary_sentences, table_notes
+from compress.report.notes import summary_sentences, table_notes
 from compress.report.records import Comparison, SiteRecord
 from compress.report.rows import RowSummary
-
-Contrasts = Sequence[tuple[str, str]] | None
 
 
 def render_html(
     comparison: Comparison,
     rows: Sequence[RowSummary],
     figures: Sequence[Figure],
-    contrasts: Contrasts = None,
+    contrasts: Sequence[Any] | None = None,
 ) -> str:
     """The page, with the plotting library, styles and scripts inside."""
     jinja2 = require("jinja2")
@@ -32,11 +31,11 @@ def render_html(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    notes = table_notes(comparison, rows, ACCOUNTINGS, contrasts=())
+    notes = table_notes(comparison, rows, ACCOUNTINGS)
     return environment.get_template("template.html.j2").render(
         comparison=comparison,
         summary=summary_sentences(comparison, rows),
-        contrasts=contrast_sentences(comparison, contrasts),
+        text_tables=text_tables(comparison, contrasts),
         notes=notes,
         columns=table_columns(comparison),
         rows=rows,

@@ -1,4 +1,4 @@
-"""Sentences generated from the numbers: the summary, the notes, the contrasts."""
+"""Sentences generated from the numbers: the summary and the notes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from compress.report import units
 from compress.report.metric import MetricRecord
 from compress.report.records import Comparison
-from compress.report.rows import RowSummary, compare_rows
+from compress.report.rows import RowSummary
 from compress.report.sizes import COLUMNS
 
 SPARSITY_NOTE = (
@@ -54,48 +54,14 @@ def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> lis
     ]
 
 
-def contrast_sentence(comparison: Comparison, row: str, other: str) -> str:
-    """`P+Q - P+PTQ: +0.30 points [-0.10, 0.70] over 3 seeds: within noise`.
-
-    Raises:
-      ValueError: If one of the two is not a row.
-    """
-    difference = compare_rows(comparison, row, other)
-    pair = f"{row} - {other}"
-    if difference is None:
-        return f"{pair}: not known, no seed finished in both"
-    metric = comparison.metric
-    points = f"{metric.shown(difference.mean, '+')} {metric.points}".strip()
-    if difference.interval is None:
-        return f"{pair}: {points} over 1 seed: no interval, so noise is not known"
-    interval = units.format_interval(difference.interval, metric)
-    verdict = "within noise" if difference.within_noise else "beyond noise"
-    bootstrap = ""
-    if difference.bootstrap:
-        over_items = units.format_interval(difference.bootstrap, metric)
-        bootstrap = f" (over seeds and test items: {over_items})"
-    seeds = f"over {difference.num_seeds} seeds"
-    return f"{pair}: {points} {interval} {seeds}: {verdict}{bootstrap}"
-
-
-def contrast_sentences(
-    comparison: Comparison, contrasts: Sequence[tuple[str, str]] | None = None
-) -> list[str]:
-    """One sentence per pair; None takes the pairs of `compare.json`."""
-    pairs = comparison.contrasts if contrasts is None else contrasts
-    return [contrast_sentence(comparison, row, other) for row, other in pairs]
-
-
 def table_notes(
     comparison: Comparison,
     rows: Sequence[RowSummary],
     accountings: Sequence[str],
-    contrasts: Sequence[tuple[str, str]] | None = None,
 ) -> list[str]:
     """What must stand under the table for its numbers to be read right."""
     sizes = "; ".join(f"{name}: {COLUMNS[name]}" for name in accountings)
     return [
-        *contrast_sentences(comparison, contrasts),
         SPARSITY_NOTE,
         *_units_notes(comparison),
         _metric_note(comparison),

@@ -71,7 +71,9 @@ def summarize_rows(comparison: Comparison) -> list[RowSummary]:
     return [_summarize_row(comparison, name) for name in comparison.rows]
 
 
-def compare_rows(comparison: Comparison, row: str, other: str) -> Difference | None:
+def compare_rows(
+    comparison: Comparison, row: str, other: str, confidence: float = 0.95
+) -> Difference | None:
     """`row - other`, paired over seeds; None if no seed finished in both."""
     check_rows([row, other], comparison.rows, "contrast")
     cells, other_cells = comparison.cells_of(row), comparison.cells_of(other)
@@ -82,6 +84,7 @@ def compare_rows(comparison: Comparison, row: str, other: str) -> Difference | N
         _by_seed(other_cells),
         items={c.seed: c.items for c in cells} if same_items else None,
         reference_items={c.seed: c.items for c in other_cells},
+        confidence=confidence,
     )
 
 

@@ -21,7 +21,8 @@ class Summary(NamedTuple):
     Attributes:
       mean: Mean over seeds.
       sd: Sample standard deviation (n - 1); None with one seed.
-      interval: 95 % t interval of the mean; None with one seed.
+      interval: t interval of the mean, of 95 % if nothing else is said; None with one
+        seed.
       num_seeds: How many seeds.
     """
 
@@ -36,16 +37,19 @@ class Difference(NamedTuple):
 
     Attributes:
       mean: Mean of the differences.
-      interval: 95 % t interval of the mean; None with one seed.
-      bootstrap: 95 % interval over seeds and test items; None with one seed or
-        when the items are not known.
+      interval: t interval of the mean, of 95 % if nothing else is said; None with one
+        seed.
+      bootstrap: The same over seeds and test items; None with one seed or when the
+        items are not known.
       num_seeds: How many seeds both rows finished.
+      values: The difference at each of these seeds.
     """
 
     mean: float
     interval: Interval | None
     bootstrap: Interval | None
     num_seeds: int
+    values: tuple[float, ...] = ()
 
     @property
     def within_noise(self) -> bool | None:
@@ -59,15 +63,15 @@ class Difference(NamedTuple):
         return any(low <= 0 <= high for low, high in intervals)
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and 95 % t interval of at least one value."""
+def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
+    """Mean, standard deviation and t interval of at least one value."""
     if not values:
         raise ValueError("summarize: no values. Leave a row without results out.")
     mean = float(np.mean(values))
     if len(values) == 1:
         return Summary(mean, None, None, 1)
     sd = float(np.std(values, ddof=1))
-    half_width = t_quantile(0.95, len(values) - 1) * sd / math.sqrt(len(values))
+    half_width = t_quantile(confidence, len(values) - 1) * sd / math.sqrt(len(values))
     return Summary(mean, sd, (mean - half_width, mean + half_width), len(values))
 
 
@@ -77,6 +81,7 @@ def paired_difference(
     *,
     items: Mapping[int, np.ndarray] | None = None,
     reference_items: Mapping[int, np.ndarray] | None = None,
+    confidence: float = 0.95,
 ) -> Difference | None:
     """`values - reference` over the seeds in both; None if they share no seed.
 
@@ -86,28 +91,32 @@ def paired_difference(
       items: Seed to one bool or number per test item; with `reference_items`, gives
         the bootstrap interval.
       reference_items: The same for the reference.
+      confidence: Of the intervals.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:
         return None
-    mean, _, interval, num_seeds = summarize([values[s] - reference[s] for s in seeds])
+    differences = [values[s] - reference[s] for s in seeds]
+    mean, _, interval, num_seeds = summarize(differences, confidence)
     bootstrap = None
     if items is not None and reference_items is not None and num_seeds > 1:
         bootstrap = bootstrap_difference(
             np.stack([items[s] for s in seeds]),
             np.stack([reference_items[s] for s in seeds]),
+            confidence=confidence,
         )
-    return Difference(mean, interval, bootstrap, num_seeds)
+    return Difference(mean, interval, bootstrap, num_seeds, tuple(differences))
 
 
 def bootstrap_difference(
     values: Shaped[np.ndarray, "seeds items"],
     reference: Shaped[np.ndarray, "seeds items"],
     *,
+    confidence: float = 0.95,
     num_samples: int = 4000,
     rng_seed: int = 0,
 ) -> Interval | None:
-    """95 % percentile interval of the difference of scores; None with one seed.
+    """Percentile interval of the difference of scores; None with one seed.
 
     Seeds and test items are both drawn with replacement. Items with the same pattern
     of differences over the seeds are interchangeable, so the number of times each
@@ -132,7 +141,8 @@ def bootstrap_difference(
         items = rng.multinomial(num_items, counts / num_items, len(drawn))
         means.append(np.einsum("bs,sp,bp->b", drawn, patterns, items, optimize=True))
     scale = num_seeds * num_items
-    low, high = np.quantile(np.concatenate(means) / scale, [0.025, 0.975])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means) / scale, [tail, 1 - tail])
     return float(low), float(high)
 
 

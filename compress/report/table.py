@@ -10,6 +10,7 @@ import rich.console
 import rich.markup
 import rich.table
 
+from compress.report.claim_texts import TextTable, claim_notes, text_tables
 from compress.report.columns import ACCOUNTINGS, Column, table_columns
 from compress.report.notes import table_notes
 from compress.report.records import Comparison
@@ -22,7 +23,7 @@ def render_table(
     *,
     style: str = "markdown",
     accountings: Sequence[str] = ACCOUNTINGS,
-    contrasts: Sequence[tuple[str, str]] | None = None,
+    contrasts: Sequence[Any] | None = None,
     width: int | None = None,
 ) -> str:
     """The table as text.
@@ -32,18 +33,20 @@ def render_table(
       style: `markdown` or `terminal`, both with notes below; or `csv`, which has
         plain numbers in base units and no notes.
       accountings: Size columns to show, from `sizes.COLUMNS`.
-      contrasts: Pairs of rows to compare in a sentence; None takes those of
-        `compare.json`.
+      contrasts: Claims about pairs of rows, in any spelling a config takes; None takes
+        those of `compare.json`.
       width: Characters of a terminal line; None asks the terminal.
     """
     rows = summarize_rows(comparison)
     if style == "csv":
         return _csv(comparison, rows)
     columns = table_columns(comparison, accountings)
-    notes = table_notes(comparison, rows, accountings, contrasts)
+    notes = table_notes(comparison, rows, accountings)
     if style == "markdown":
-        return _markdown(rows, columns, notes)
+        tables = text_tables(comparison, contrasts)
+        return _markdown(rows, columns, tables, notes)
     if style == "terminal":
+        notes = [*claim_notes(comparison, contrasts), *notes]
         return _terminal(comparison, rows, columns, notes, width)
     raise ValueError(
         f"render_table: unknown style {style!r}. Use markdown, terminal or csv."
@@ -92,18 +95,28 @@ def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float | 
 
 
 def _markdown(
-    rows: Sequence[RowSummary], columns: Sequence[Column], notes: Sequence[str]
+    rows: Sequence[RowSummary],
+    columns: Sequence[Column],
+    tables: Sequence[TextTable],
+    notes: Sequence[str],
 ) -> str:
-    lines = [["Row", *(column.title for column in columns)]]
-    lines.append(["---"] + ["---:"] * len(columns))
-    lines += [
-        [row.name, *(column.full_text(row) for column in columns)] for row in rows
+    lines = [[row.name, *(column.full_text(row) for column in columns)] for row in rows]
+    parts = [_markdown_table(["Row", *(column.title for column in columns)], lines)]
+    parts += [
+        f"**{table.title}**\n\n{_markdown_table(table.columns, table.lines)}"
+        for table in tables
+        if table.lines
     ]
-    table = "\n".join(
+    notes = [*(note for table in tables for note in table.notes), *notes]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-        for line in lines
+        for line in [columns, rule, *lines]
     )
-    return table + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
 
 def _terminal(

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from compress.files import write_bytes, write_text
 from compress.report.charts import Figure, Plot, all_figures
@@ -35,15 +35,15 @@ def write_report(
     compare_dir: str | pathlib.Path,
     out_dir: str | pathlib.Path | None = None,
     *,
-    contrasts: Sequence[tuple[str, str]] | None = None,
+    contrasts: Sequence[Any] | None = None,
 ) -> ReportPaths:
     """Writes `report.html`, `table.md`, `table.csv` and a PNG of each plot.
 
     Args:
       compare_dir: What a comparison wrote; see `load_compare`.
       out_dir: Where to write; `compare_dir / "report"` if None.
-      contrasts: Pairs of rows to compare in a sentence; None takes those of
-        `compare.json`.
+      contrasts: Claims about pairs of rows, in any spelling a config takes; None takes
+        those of `compare.json`.
 
     Raises:
       ImportError: If the `report` extra is not installed.

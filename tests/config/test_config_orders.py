@@ -295,7 +295,8 @@ BAD = [
     (
         "PTQ = baseline + budget",
         "PTQ > baseline + budget",
-        "run.yaml:27: compare.contrasts[2].margin: a margin goes with '='",
+        "run.yaml:27: compare.contrasts[2]: 'PTQ > baseline + budget' has a margin, "
+        "which goes with '='",
     ),
     (
         "[PQD, PDQ]",

@@ -62,8 +62,7 @@ def test_an_effect_is_the_coefficient_of_the_linear_model(of):
 def test_effects_are_the_differences_that_their_names_say(design):
     comparison = design()
     y = {
-        row: np.array([cell.score for cell in comparison.cells_of(row)])
-        for row in ROWS
+        row: np.array([cell.score for cell in comparison.cells_of(row)]) for row in ROWS
     }
     pq = (y["PQ"] + y["QP"]) / 2  # other orders of the same techniques are averaged
     with_p = (y["P"] + pq + y["PD"] + y["PQD"]) / 4

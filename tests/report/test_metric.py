@@ -10,9 +10,11 @@ import pytest
 
 from compress.report import load_compare, pack_items, render_table, score_text
 from compress.report.charts import all_figures
+from compress.report.claim_texts import claim_sentence
+from compress.report.claims import findings
 from compress.report.items import unpack_items
 from compress.report.metric import MetricRecord
-from compress.report.notes import contrast_sentence, summary_sentences
+from compress.report.notes import summary_sentences
 from compress.report.rows import compare_rows, summarize_rows
 
 LOSS = MetricRecord("loss", "nats", 1.0, higher_is_better=False)
@@ -110,9 +112,10 @@ def test_a_difference_of_losses_has_its_unit_and_both_intervals(compare_dir):
     assert difference is not None and difference.bootstrap is not None
     low, high = difference.bootstrap
     assert low < difference.mean < high and high - low < 0.02
-    sentence = contrast_sentence(comparison, "P", "float")
+    (found,) = findings(comparison, ["P - float"])
+    sentence = claim_sentence(found, comparison.metric)
     assert sentence.startswith(f"P - float: {difference.mean:+.4f} nats [")
-    assert "beyond noise" in sentence
+    assert "differ: P is " in sentence
 
 
 def test_a_run_with_another_metric_is_a_failed_one(compare_dir):
