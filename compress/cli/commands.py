@@ -10,7 +10,15 @@ import numpy as np
 from compress.cli import flags
 from compress.cli.arrays import check_output, read_input, write_output
 from compress.cli.inspecting import inspect_artifact, inspect_config
-from compress.compare import CellError, cell_folder, run_cell, write_onnx
+from compress.compare import (
+    LOCK,
+    CellError,
+    LockError,
+    cell_folder,
+    run_cell,
+    write_lock,
+    write_onnx,
+)
 from compress.compare import compare as run_comparison
 from compress.config import Config, json_schema, load_config, row_config
 from compress.export import load
@@ -76,6 +84,10 @@ def report(runs: str) -> int:
     paths = write_report(directory)
     print(f"\nreport: {paths.html}\ntables: {paths.markdown}, {paths.csv}")
     print(f"plots:  {', '.join(str(path) for path in paths.plots)}")
+    try:
+        print(f"lock:   {write_lock(directory, paths.html.with_name(LOCK))}")
+    except LockError as error:
+        print(f"no lock: {error}")
     return 0
 
 

@@ -33,6 +33,8 @@ WORKERS = flags.DEFINE_integer(
     "compare: processes at a time; by default one per core.",
     lower_bound=1,
 )
+ROWS = flags.DEFINE_list("rows", [], "reproduce: only these rows.")
+SEEDS = flags.DEFINE_list("seeds", [], "reproduce: only these seeds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Shows no progress.")
 VERBOSE = flags.DEFINE_bool("traceback", False, "Shows where an error was raised.")
 OUTPUT = flags.DEFINE_string(

@@ -12,6 +12,8 @@
   jax-compress bench ARTIFACT         latency, memory, cold start against float
   jax-compress upgrade ARTIFACT       export its programs again for this version of jax
   jax-compress report RUNS            write the report of a comparison again
+  jax-compress reproduce LOCK         run a comparison again from its lock file, and say
+                                      of each number whether it came out the same
   jax-compress schema                 the JSON schema of configs, for editors
 
 Examples:
@@ -32,6 +34,7 @@ from typing import Any
 from absl import app, flags, logging
 
 import compress.cli.commands as commands
+import compress.cli.reproducing as reproducing
 import compress.cli.shipping as shipping
 from compress.cli import flags as own_flags
 from compress.compare import CellError
@@ -51,6 +54,7 @@ COMMANDS: dict[str, tuple[Callable[..., int], int, int]] = {
     "bench": (shipping.bench, 1, 1),
     "upgrade": (shipping.upgrade, 1, 1),
     "report": (commands.report, 1, 1),
+    "reproduce": (reproducing.reproduce, 1, 1),
     "schema": (commands.schema, 0, 0),
 }
 # What a user can mend: shown as one message, without a traceback.

@@ -9,6 +9,7 @@ from compress.report.latency import write_latency as write_latency
 from compress.report.load import FORMAT_VERSION as FORMAT_VERSION
 from compress.report.load import load_compare as load_compare
 from compress.report.metric import score_text as score_text
+from compress.report.records import Cell as Cell
 from compress.report.records import Comparison as Comparison
 from compress.report.sizes import size_accounting as size_accounting
 from compress.report.sizes import weights_only_ratio as weights_only_ratio

@@ -10,7 +10,7 @@ import compress.transform as transforms
 from compress.adapters import Model
 from compress.annotations import Array, Float, PyTree
 from compress.config import Config
-from compress.task import Batch, Task
+from compress.task import Batch, Task, TaskError
 from compress.transform import State, Transform
 
 
@@ -80,10 +80,22 @@ def _whole(
 
         grad_of = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (outputs, new_state, observed)), grads = grad_of(params)
-        score = jnp.mean(task.judge.of(outputs, batch).astype(jnp.float32))
+        score = _score(task, outputs, batch)
         return Gradient(loss, score, new_state, observed, grads)
 
     return gradient
+
+
+def _score(task: Task, outputs: Any, batch: Batch) -> Float[Array, ""]:
+    """The mean of the task's metric; found to be no number per example when traced."""
+    values = task.judge.of(outputs, batch)
+    size = len(next(iter(batch.values())))
+    if values.shape != (size,):
+        raise TaskError(
+            f"metric {task.judge.name!r} gives an array {values.shape} for a batch of "
+            f"{size}. Return one number per example: a mean over all other axes."
+        )
+    return jnp.mean(values.astype(jnp.float32))
 
 
 def _in_parts(whole: GradientOf, transform: Transform, parts: int) -> GradientOf:
@@ -104,10 +116,10 @@ def _in_parts(whole: GradientOf, transform: Transform, parts: int) -> GradientOf
 
         start = (model_state, jax.tree.map(jnp.zeros_like, params))
         (model_state, total), seen = jax.lax.scan(one, start, (split, keys))
-        losses, accuracies, observed = seen
+        losses, scores, observed = seen
         return Gradient(
             losses.mean(),
-            accuracies.mean(),
+            scores.mean(),
             model_state,
             transforms.join(transform, observed),
             jax.tree.map(lambda x: x / parts, total),

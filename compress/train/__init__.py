@@ -17,5 +17,6 @@ from compress.train.phases import Entered as Entered
 from compress.train.phases import foreseen_phases as foreseen_phases
 from compress.train.phases import rebuilt_phase as rebuilt_phase
 from compress.train.provenance import data_hash as data_hash
+from compress.train.provenance import git_commit as git_commit
 from compress.train.provenance import versions as versions
 from compress.train.teacher import teacher_of as teacher_of

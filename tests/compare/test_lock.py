@@ -1,0 +1,236 @@
+"""A comparison's lock file, and the run that it is compared with."""
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import pytest
+
+import compress.compare.grid as grid
+import compress.compare.rerun as rerun
+from compress.compare import (
+    LockError,
+    compare,
+    read_lock,
+    reproduce,
+    summary,
+    write_lock,
+)
+from compress.compare.checks import Reproduction, check_cell
+from compress.compare.lock import _hash
+from tests.compare import configs
+from tests.compare.test_grid import in_this_process
+
+ROWS = [{"name": "float", "stages": 1}, {"name": "P", "use": ["prune"]}]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker processes, and no time spent on latency."""
+    monkeypatch.setattr(grid, "run_jobs", in_this_process)
+    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The lock of a comparison of two rows."""
+    root = tmp_path_factory.mktemp("locked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "run_jobs", in_this_process)
+        patch.setattr(grid, "measure_rows", lambda *args: None)
+        assert (
+            compare(
+                configs.comparison(ROWS, export={"platforms": ["cpu"]}), root, say=quiet
+            )
+            == 0
+        )
+    return write_lock(root, root / "lock.json")
+
+
+def quiet(line: str) -> None:
+    """Says nothing."""
+
+
+def rewritten(path: pathlib.Path, to: pathlib.Path, **changes: Any) -> pathlib.Path:
+    """The lock with other content, under the hash of that content."""
+    raw = {**json.loads(path.read_text()), **changes}
+    del raw["content_hash"]
+    to.write_text(json.dumps({**raw, "content_hash": _hash(raw)}))
+    return to
+
+
+def test_a_lock_holds_what_it_takes_and_what_came_out(locked: pathlib.Path) -> None:
+    lock = read_lock(locked)
+    result = json.loads((locked.parent / "P-seed0/result.json").read_text())
+    numbers = lock.cells["P"]["0"]
+    assert (numbers.score, numbers.sizes) == (result["score"], result["sizes"])
+    assert numbers.checkpoint_hash == result["checkpoint_hash"]
+    weights = locked.parent / "P-seed0/artifact/weights.safetensors"
+    assert numbers.sizes["file"] == weights.stat().st_size
+    run = json.loads((locked.parent / "P-seed0/run.json").read_text())
+    (origin,) = lock.origins
+    assert (lock.data_hash, origin.versions) == (run["data_hash"], run["versions"])
+    assert origin.git_commit == run["git_commit"]
+    assert lock.config["stages"][1]["prune"]["sparsity"] == 0.5
+    share = result["score"] * (1 - result["score"]) / 40
+    assert numbers.score_error == pytest.approx(max(share**0.5, 1 / 40))
+
+
+def test_a_row_run_again_from_its_lock_has_the_same_bits(
+    here: None, locked: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    lines: list[str] = []
+    where = tmp_path / "again"
+    lock = read_lock(locked)
+    result = reproduce(lock, where, rows=["P"], say=lines.append)
+    assert result.changed == () and result.succeeded
+    assert {check.row for check in result.checks} == {"P"}
+    assert {check.verdict for check in result.checks} == {"exact"}
+    names = {check.name for check in result.checks}
+    assert {"score", "checkpoint_hash", "sizes.zlib", "items_hash"} <= names
+    assert summary(result)[-1].startswith("reproduced: every bit is the same")
+    written = json.loads((where / "reproduction.json").read_text())
+    assert written["succeeded"] and len(written["checks"]) == len(result.checks)
+
+    # What is finished is not run again; another lock does not go there.
+    lines.clear()
+    assert reproduce(lock, where, rows=["P"], say=lines.append).succeeded
+    assert "1 of 1 cells are finished already" in lines
+    with pytest.raises(LockError, match="no reproduction of 'tiny'. Choose another"):
+        reproduce(lock, locked.parent, say=quiet)
+
+
+def test_a_cell_that_fails_now_is_missing_and_the_lock_not_reproduced(
+    here: None,
+    locked: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grid, "run_cell", lambda *args, **settings: 1 / 0)
+    result = reproduce(read_lock(locked), tmp_path, rows=["float"], say=quiet)
+    assert not result.succeeded
+    assert [check.verdict for check in result.checks] == ["missing"]
+    assert "float, seed 0, score: missing, the cell failed" in summary(result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdicts"),
+    [
+        ({}, {}),
+        ({"checkpoint_hash": "other"}, {"checkpoint_hash": "close"}),
+        ({"score": 0.8 + 0.19}, {"score": "close"}),
+        ({"score": 0.8 - 0.19}, {"score": "close"}),
+        ({"score": 0.8 + 0.191}, {"score": "different"}),
+        ({"sparsity": 0.504}, {"sparsity": "close"}),
+        ({"sparsity": 0.506}, {"sparsity": "different"}),
+        ({"agreement": None}, {"agreement": "different"}),
+        ({"macs": 66}, {"macs": "different"}),
+        ({"extras": {"largest": 1.09}}, {"extras.largest": "close"}),
+    ],
+)
+def test_a_number_is_exact_close_or_different(
+    locked: pathlib.Path, changes: Any, verdicts: Any
+) -> None:
+    numbers = read_lock(locked).cells["P"]["0"]
+    then = numbers.model_copy(
+        update={
+            **{"score": 0.8, "score_error": 0.19 / 3, "macs": 64},
+            **{"extras": {"largest": 1.0}, "sparsity": 0.5, "agreement": 1.0},
+        }
+    )
+    now = then.model_copy(update=changes)
+    found = {c.name: c.verdict for c in check_cell("P", 0, then, now)}
+    assert {n: v for n, v in found.items() if v != "exact"} == verdicts
+
+
+def test_close_is_enough_only_where_something_changed(locked: pathlib.Path) -> None:
+    then = read_lock(locked).cells["P"]["0"]
+    now = then.model_copy(update={"checkpoint_hash": "other"})
+    checks = tuple(check_cell("P", 0, then, now))
+    assert Reproduction(("jax: 1 then, 2 here",), checks).succeeded
+    assert not Reproduction((), checks).succeeded
+    assert "so every bit should be" in summary(Reproduction((), checks))[-1]
+    assert not Reproduction((), ()).succeeded
+
+
+def test_what_changed_is_said_before_the_run(
+    here: None,
+    locked: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rerun, "compare", lambda *args, **settings: 0)
+    monkeypatch.setattr(rerun, "_checks", lambda *args: [])
+    raw = json.loads(locked.read_text())
+    raw["origins"][0]["versions"]["jax"] = "0.1.2"
+    raw["origins"][0]["machine"]["cpu"] = "8086"
+    raw["cells"]["P"]["0"]["config_hash"] = "0123456789abcdef"
+    changed = rewritten(locked, tmp_path / "lock.json", **raw)
+    lines: list[str] = []
+    reproduce(read_lock(changed), tmp_path / "again", say=lines.append)
+    said = "\n".join(lines)
+    assert "jax: 0.1.2 then, " in said and "cpu: 8086 then, " in said
+    assert "config of P: 0123456789ab then, " in said
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"format_version": 2}, "has format 2, .* knows 1. Use a newer one"),
+        ({"format": "zip"}, "is no lock. Name the lock.json beside a report"),
+        ({"sedes": [0]}, "unknown key 'sedes'; did you mean 'seeds'"),
+        ({"seeds": "all"}, "seeds: Input should be a valid tuple"),
+        ({"name": "other"}, "was changed after it was written"),
+        ({"cells": {"P": {"0": {"score": 1.0}}}}, r"cells.P.0.config_hash: Field req"),
+    ],
+)
+def test_a_lock_that_is_damaged_is_refused(
+    locked: pathlib.Path, tmp_path: pathlib.Path, change: Any, remedy: str
+) -> None:
+    path = tmp_path / "lock.json"
+    path.write_text(json.dumps({**json.loads(locked.read_text()), **change}))
+    with pytest.raises(LockError, match=remedy):
+        read_lock(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"), [("{", "not JSON"), ("[1]", "holds list"), (None, "No such")]
+)
+def test_what_is_no_json_is_no_lock(
+    tmp_path: pathlib.Path, text: str | None, remedy: str
+) -> None:
+    if text is not None:
+        (tmp_path / "lock.json").write_text(text)
+    with pytest.raises(LockError, match=remedy):
+        read_lock(tmp_path / "lock.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "remedy"),
+    [
+        ({"data_hash": "0" * 64}, {}, "made with other data: 0000000000000000, here"),
+        ({"metric": {"name": "loss"}}, {}, "is now by .*'accuracy'"),
+        ({"config": {"stages": []}}, {}, "Use the commit it was made with"),
+        ({}, {"rows": ["flaot"]}, "--rows: .*The nearest: float"),
+        ({}, {"seeds": [7]}, "--seeds: .*no numbers of '7'. The nearest: 0"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused_before_any_work(
+    locked: pathlib.Path, tmp_path: pathlib.Path, change: Any, asked: Any, remedy: str
+) -> None:
+    lock = read_lock(rewritten(locked, tmp_path / "lock.json", **change))
+    with pytest.raises(LockError, match=remedy):
+        reproduce(lock, tmp_path / "again", say=quiet, **asked)
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_directory_without_what_a_lock_needs_is_not_locked(
+    locked: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    copy = pathlib.Path(shutil.copytree(locked.parent, tmp_path / "copy"))
+    (copy / "P-seed0/run.json").unlink()
+    with pytest.raises(LockError, match="Run `compare` again"):
+        write_lock(copy, tmp_path / "lock.json")
+    assert not (tmp_path / "lock.json").exists()
