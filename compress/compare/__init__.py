@@ -7,7 +7,6 @@ from compress.compare.cell import write_onnx as write_onnx
 from compress.compare.checks import summary as summary
 from compress.compare.grid import cell_folder as cell_folder
 from compress.compare.grid import compare as compare
-from compress.compare.lock import LOCK as LOCK
 from compress.compare.lock import LockError as LockError
 from compress.compare.lock import read_lock as read_lock
 from compress.compare.lock import write_lock as write_lock

@@ -12,6 +12,7 @@ from rich.console import Console
 from compress.compare.cell import CellError, finished_result, run_cell
 from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
+from compress.compare.sensitivity import measure_sensitivity
 from compress.compare.teachers import train_teachers
 from compress.config import (
     Config,
@@ -189,4 +190,6 @@ def _cell_job(dumped: dict[str, Any], row: str, seed: int, directory: str) -> st
 
 
 def _measure_job(dumped: dict[str, Any], directory: str, first: dict[str, str]) -> None:
-    measure_rows(parse_config(dumped), directory, first)
+    config = parse_config(dumped)
+    measure_rows(config, directory, first)
+    measure_sensitivity(config, pathlib.Path(directory), first)

@@ -13,9 +13,8 @@ from compress.config import nearest
 from compress.config.base import Many, Model
 from compress.export import read_manifest
 from compress.files import write_json
-from compress.report import Cell, Comparison, load_compare
+from compress.report import LOCK, Cell, Comparison, load_compare
 
-LOCK = "lock.json"
 FORMAT = "jax-compress lock"
 FORMAT_VERSION = 1
 

@@ -1,4 +1,4 @@
-"""Reads a compare directory: `compare.json`, `latency.json`, and a folder per cell.
+"""Reads a compare directory: `compare.json`, measurements, and a folder per cell.
 
 Whatever cannot be read of a cell makes it a `FailedCell` with the reason, so that one
 broken run is shown in the report and does not stop it.
@@ -18,9 +18,11 @@ from compress.report.records import (
     Cell,
     Comparison,
     FailedCell,
+    Fragility,
     LatencyRecord,
     LatencyTable,
     Metrics,
+    Sensitivity,
     SiteRecord,
     check_rows,
 )
@@ -42,7 +44,7 @@ def load_compare(compare_dir: str | pathlib.Path) -> Comparison:
 
     Raises:
       FileNotFoundError: If there is no `compare.json`.
-      ValueError: If `compare.json` or `latency.json` is malformed.
+      ValueError: If `compare.json` or a measurement is malformed.
     """
     directory = pathlib.Path(compare_dir)
     settings = _load_settings(directory / "compare.json")
@@ -59,6 +61,7 @@ def load_compare(compare_dir: str | pathlib.Path) -> Comparison:
         cells=tuple(cells),
         failed=tuple(failed),
         latency=_load_latency(directory / "latency.json"),
+        sensitivity=_load_sensitivity(directory / "sensitivity.json"),
     )
 
 
@@ -217,6 +220,18 @@ def _load_latency(path: pathlib.Path) -> dict[int, LatencyTable]:
         }
         tables[int(size)] = _build(LatencyTable, {**batch, "entries": entries}, path)
     return dict(sorted(tables.items()))
+
+
+def _load_sensitivity(path: pathlib.Path) -> Sensitivity | None:
+    if not path.exists():
+        return None
+    raw = _read_json(path)
+    if raw.get("format_version") != 1:
+        version = raw.get("format_version")
+        raise ValueError(f"{path}: format_version is {version}, not 1. Remove it.")
+    _require(raw, ("sites",), path)
+    sites = tuple(_build(Fragility, site, path) for site in raw["sites"])
+    return _build(Sensitivity, {**raw, "sites": sites}, path)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

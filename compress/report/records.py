@@ -137,6 +137,42 @@ class LatencyTable:
     entries: Mapping[str, LatencyRecord]
 
 
+@dataclasses.dataclass(frozen=True)
+class Fragility:
+    """What it costs to compress one parameter alone.
+
+    Attributes:
+      name: Its path.
+      costs: By how it was compressed: the change of `loss` and of `score`.
+    """
+
+    name: str
+    costs: Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """`sensitivity.json`: parameters of a float model, each compressed alone.
+
+    Attributes:
+      row: The row whose model it is.
+      seed: Its seed.
+      sample: The part of the data it was measured on.
+      num_examples: How many of its examples.
+      loss: Of the float model on them.
+      score: Likewise.
+      sites: One entry per parameter, in the order of the program.
+    """
+
+    row: str
+    seed: int
+    sample: str
+    num_examples: int
+    loss: float
+    score: float
+    sites: tuple[Fragility, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
     """Everything the report is made from.
@@ -155,6 +191,7 @@ class Comparison:
       latency: Batch size to what was measured; empty if nothing was.
       factors: The techniques of the full factorial design, a letter each.
       design: By row of that design, the letters of its techniques.
+      sensitivity: What compressing each site alone costs; None if not measured.
     """
 
     name: str
@@ -170,6 +207,7 @@ class Comparison:
     latency: Mapping[int, LatencyTable]
     factors: tuple[str, ...] = ()
     design: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    sensitivity: Sensitivity | None = None
 
     @property
     def metric(self) -> MetricRecord:

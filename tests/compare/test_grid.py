@@ -36,7 +36,7 @@ def in_this_process(function: Any, jobs: Any, *, workers: int, cache: Any) -> An
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker processes, and no time spent on latency."""
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
-    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+    monkeypatch.setattr(grid, "_measure", lambda *args: None)
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(

@@ -11,7 +11,6 @@ import compress.compare.grid as grid
 import compress.compare.rerun as rerun
 from compress.compare import (
     LockError,
-    compare,
     read_lock,
     reproduce,
     summary,
@@ -19,32 +18,23 @@ from compress.compare import (
 )
 from compress.compare.checks import Reproduction, check_cell
 from compress.compare.lock import _hash
-from tests.compare import configs
 from tests.compare.test_grid import in_this_process
-
-ROWS = [{"name": "float", "stages": 1}, {"name": "P", "use": ["prune"]}]
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker processes, and no time spent on latency."""
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
-    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+    monkeypatch.setattr(grid, "_measure", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The lock of a comparison of two rows."""
-    root = tmp_path_factory.mktemp("locked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "run_jobs", in_this_process)
-        patch.setattr(grid, "measure_rows", lambda *args: None)
-        assert (
-            compare(
-                configs.comparison(ROWS, export={"platforms": ["cpu"]}), root, say=quiet
-            )
-            == 0
-        )
+def locked(
+    finished_grid: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """The lock of a comparison of two rows, in a copy of its directory."""
+    root = tmp_path_factory.mktemp("locked") / "grid"
+    shutil.copytree(finished_grid, root)
     return write_lock(root, root / "lock.json")
 
 

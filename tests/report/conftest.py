@@ -20,6 +20,27 @@ ROWS = {  # row: (accuracy, sparsity, bits, techniques)
     "P+Q": (0.826, 0.8, 8, ["prune", "quantize"]),
 }
 NUM_TEST = 1000
+DESIGN = {"float": [], "P": ["P"], "PTQ": ["Q"], "P+Q": ["P", "Q"]}
+SENSITIVITY = {
+    "format_version": 1,
+    "row": "float",
+    "seed": 0,
+    "checkpoint_hash": "0123456789abcdef",
+    "sample": "validation",
+    "num_examples": 180,
+    "loss": 0.5,
+    "score": 0.83,
+    "sites": [
+        {
+            "name": name,
+            "costs": {
+                "80% zeros": {"loss": loss, "score": -loss / 2},
+                "int4": {"loss": loss / 10, "score": -loss / 20},
+            },
+        }
+        for name, loss in (("stem/kernel", 0.31), ("head/kernel", 0.02))
+    ],
+}
 
 
 def site(**changes: Any) -> dict[str, Any]:
@@ -185,8 +206,14 @@ def compare_dir(_whole: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
-    """A written report of a comparison with one failed run."""
-    directory = write_compare(tmp_path_factory.mktemp("report") / "compare")
+    """A written report of a comparison with everything, and one failed run."""
+    directory = tmp_path_factory.mktemp("report") / "compare"
+    write_compare(directory, factors=["P", "Q"], design=DESIGN)
+    (directory / "sensitivity.json").write_text(json.dumps(SENSITIVITY))
+    for path in directory.glob("P-*/result.json"):  # P is beaten by PTQ
+        made = json.loads(path.read_text())
+        made["sizes"]["bitmask"] = 90_000
+        path.write_text(json.dumps(made))
     error = {"row": "P", "seed": 1, "error": "loss is nan </script><b>"}
     (directory / "P-1" / "result.json").unlink()
     (directory / "P-1" / "error.json").write_text(json.dumps(error))

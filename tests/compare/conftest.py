@@ -1,0 +1,28 @@
+"""One small comparison that several tests read."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+import compress.compare.grid as grid
+from compress.compare import compare
+from tests.compare import configs
+from tests.compare.test_grid import in_this_process
+
+ROWS: list[dict[str, Any]] = [
+    {"name": "float", "stages": 1},
+    {"name": "P", "use": ["prune"]},
+]
+
+
+@pytest.fixture(scope="session")
+def finished_grid(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The directory of a comparison of a float row and a pruned one; only to read."""
+    root = tmp_path_factory.mktemp("finished") / "grid"
+    config = configs.comparison(ROWS, export={"platforms": ["cpu"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "run_jobs", in_this_process)
+        patch.setattr(grid, "measure_rows", lambda *args: None)
+        assert compare(config, root, say=lambda line: None) == 0
+    return root
