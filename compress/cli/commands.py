@@ -11,7 +11,6 @@ from compress.cli import flags
 from compress.cli.arrays import check_output, read_input, write_output
 from compress.cli.inspecting import inspect_artifact, inspect_config
 from compress.compare import (
-    LOCK,
     CellError,
     LockError,
     cell_folder,
@@ -22,7 +21,13 @@ from compress.compare import (
 from compress.compare import compare as run_comparison
 from compress.config import Config, json_schema, load_config, row_config
 from compress.export import load
-from compress.report import load_compare, render_table, score_text, write_report
+from compress.report import (
+    LOCK,
+    load_compare,
+    render_table,
+    score_text,
+    write_report,
+)
 from compress.sites import parameter_paths
 
 
@@ -81,14 +86,24 @@ def report(runs: str) -> int:
     """Prints the table of a comparison and writes its report."""
     directory = pathlib.Path(runs)
     print(render_table(load_compare(directory), style="terminal"))
+    locked = _lock(directory)
     paths = write_report(directory)
-    print(f"\nreport: {paths.html}\ntables: {paths.markdown}, {paths.csv}")
+    print(f"\nreport: {paths.html}")
+    print(f"tables: {paths.markdown}, {paths.csv}, {paths.runs}")
     print(f"plots:  {', '.join(str(path) for path in paths.plots)}")
-    try:
-        print(f"lock:   {write_lock(directory, paths.html.with_name(LOCK))}")
-    except LockError as error:
-        print(f"no lock: {error}")
+    print(locked)
     return 0
+
+
+def _lock(directory: pathlib.Path) -> str:
+    """Writes the lock beside where the report will be; says where, or why not."""
+    path = directory / "report" / LOCK
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)  # that of earlier results
+    try:
+        return f"lock:   {write_lock(directory, path)}"
+    except LockError as error:
+        return f"no lock: {error}"
 
 
 def inspect(what: str) -> int:

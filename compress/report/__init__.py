@@ -17,5 +17,6 @@ from compress.report.stats import bootstrap_difference as bootstrap_difference
 from compress.report.stats import paired_difference as paired_difference
 from compress.report.stats import summarize as summarize
 from compress.report.table import render_table as render_table
+from compress.report.write import LOCK as LOCK
 from compress.report.write import ReportPaths as ReportPaths
 from compress.report.write import write_report as write_report

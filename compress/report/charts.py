@@ -1,26 +1,21 @@
-"""The plots, as Vega-Lite specifications.
+"""The plots, as Vega-Lite specifications."""
 
-Sizes are in pixels and fixed, so that the place of every name can be computed here:
-each plot comes in a wide and a narrow version and the page shows the one that fits.
-"""
-
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from compress.report import units
+from compress.report.analyses import effects_figure, sensitivity_figure
 from compress.report.curves import mean_curves
+from compress.report.figure import NARROW, WIDE, Figure, Plot
+from compress.report.guides import size_joins, size_levels
 from compress.report.heat import HeatData, heat_spec, sparsity_cells, unit_cells
 from compress.report.lines import lines_spec
 from compress.report.metric import MetricRecord
+from compress.report.pareto import unbeaten
 from compress.report.records import Comparison
 from compress.report.rows import RowSummary
 from compress.report.scatter import ScatterData, scatter_spec
 from compress.report.sizes import COLUMNS
 
-Spec = dict[str, Any]  # one Vega-Lite specification
-
-_WIDE, _NARROW = (600, 380), (258, 380)
 _SIZE_TICKS = (
     "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + ' MB' : "
     "datum.value >= 1e3 ? format(datum.value / 1e3, '~g') + ' kB' : "
@@ -29,47 +24,13 @@ _SIZE_TICKS = (
 _TIME_TICKS = "format(datum.value, '~r') + 'x'"
 
 
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """One plot, in one of its views.
-
-    Attributes:
-      name: File name without the ending.
-      title: What it shows, for the reader and the PNG.
-      view: What tells it from the other views of its figure, `zlib`.
-      wide: For a screen.
-      narrow: For a phone.
-    """
-
-    name: str
-    title: str
-    view: str
-    wide: Spec
-    narrow: Spec
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A place on the page: one plot, or several to choose from.
-
-    Attributes:
-      name: Identifier on the page.
-      title: Heading.
-      caption: How to read it.
-      plots: Its views; empty if there is nothing to show.
-    """
-
-    name: str
-    title: str
-    caption: str
-    plots: tuple[Plot, ...]
-
-
 def all_figures(comparison: Comparison, rows: Sequence[RowSummary]) -> list[Figure]:
     """Every figure of the report, in order; those without data have no plots."""
     return [
-        _size_figure(comparison, rows),
+        size_figure(comparison, rows),
         _latency_figure(comparison, rows),
+        effects_figure(comparison),
+        sensitivity_figure(comparison),
         *(_curve_figure(comparison, *curve) for curve in _curves(comparison.metric)),
         _sites_figure(comparison),
         _units_figure(comparison),
@@ -121,17 +82,19 @@ def _heat_plots(
             f"{name}_{index}",
             f"{title}: {row}",
             row,
-            wide=heat_spec(each, _WIDE[0], is_wide=True),
-            narrow=heat_spec(each, _NARROW[0], is_wide=False),
+            wide=heat_spec(each, WIDE[0], is_wide=True),
+            narrow=heat_spec(each, NARROW[0], is_wide=False),
         )
         for index, (row, each) in enumerate(data.items())
         if each.cells
     )
 
 
-def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
+def size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
+    """Score against size, a view per accounting."""
     shown = [row for row in rows if row.score]
     metric = comparison.metric
+    best = unbeaten(rows, metric, comparison.latency)
     plots = []
     for column in [column for column in COLUMNS if column != "float"] if shown else ():
         costs = [row.sizes[column] for row in shown]
@@ -143,6 +106,8 @@ def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
             f"size, {column} (log scale)",
             _SIZE_TICKS,
             metric,
+            best,
+            levels=size_levels(shown),
         )
         title = f"{metric.title} against size ({column})"
         plots.append(_scatter(f"score_size_{column}", title, column, data))
@@ -150,7 +115,9 @@ def _size_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figure:
         "score-size",
         f"{metric.title} against size",
         f"{_better(metric)} The dashed line joins the rows that no other row beats in "
-        "both; bars are one standard deviation over seeds.",
+        "both; full points are those that no other beats in score, bytes and latency. "
+        "Bars are one standard deviation over seeds, dotted lines equal sizes: times "
+        "smaller than float32.",
         tuple(plots),
     )
 
@@ -169,6 +136,8 @@ def _latency_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figur
             f"time relative to {table.reference} (log scale)",
             _TIME_TICKS,
             metric,
+            unbeaten(rows, metric, comparison.latency),
+            joins=size_joins(shown),
         )
         title = f"{metric.title} against latency (batch {batch})"
         name = f"score_latency_batch_{batch}"
@@ -176,7 +145,9 @@ def _latency_figure(comparison: Comparison, rows: Sequence[RowSummary]) -> Figur
     return Figure(
         "score-latency",
         f"{metric.title} against latency",
-        f"{_better(metric)} Unstructured sparsity moves no row to the left.",
+        f"{_better(metric)} Unstructured sparsity moves no row to the left. Pale lines "
+        "join rows of equal size, zeros packed away; full points are the rows that no "
+        "other beats in score, bytes and latency.",
         tuple(plots),
     )
 
@@ -186,8 +157,8 @@ def _scatter(name: str, title: str, view: str, data: ScatterData) -> Plot:
         name,
         title,
         view,
-        wide=scatter_spec(data, *_WIDE),
-        narrow=scatter_spec(data, *_NARROW),
+        wide=scatter_spec(data, *WIDE),
+        narrow=scatter_spec(data, *NARROW),
     )
 
 
@@ -205,9 +176,9 @@ def _curve_figure(
                 comparison.rows,
                 title=axis_title,
                 width=size[0],
-                is_wide=size == _WIDE,
+                is_wide=size == WIDE,
             )
-            for size in (_WIDE, _NARROW)
+            for size in (WIDE, NARROW)
         )
         plots = (Plot(f"curve_{key}", title, "", wide, narrow),)
     caption = "Mean over seeds. Choose rows in the legend (shift for several)."

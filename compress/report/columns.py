@@ -23,6 +23,7 @@ class Column:
       text: Row to the text shown.
       number: Row to the number it is sorted by; None sorts last.
       remark: Row to a remark on that number, `within noise`; empty for none.
+      is_latency: Whether it was measured apart from the runs.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Column:
     text: Callable[[RowSummary], str]
     number: Callable[[RowSummary], float | None]
     remark: Callable[[RowSummary], str] = lambda row: ""
+    is_latency: bool = False
 
     def full_text(self, row: RowSummary) -> str:
         """Text and remark in one."""
@@ -188,6 +190,7 @@ def _latency_column(batch: int, reference: str) -> Column:
         "brackets, the median.",
         lambda row: units.format_latency(row.latency.get(batch)),
         number,
+        is_latency=True,
     )
 
 

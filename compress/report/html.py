@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.report import units
-from compress.report.charts import Figure
 from compress.report.claim_texts import text_tables
 from compress.report.columns import ACCOUNTINGS, table_columns
 from compress.report.compute import density
 from compress.report.extras import require
+from compress.report.figure import Figure
 from compress.report.notes import summary_sentences, table_notes
+from compress.report.pareto import packed_bytes, unbeaten
 from compress.report.records import Comparison, SiteRecord
 from compress.report.rows import RowSummary
+from compress.report.runs import RUN_COLUMNS, Links
 
 
 def render_html(
@@ -22,8 +24,19 @@ def render_html(
     rows: Sequence[RowSummary],
     figures: Sequence[Figure],
     contrasts: Sequence[Any] | None = None,
+    root: str = "..",
+    lock: str | None = None,
 ) -> str:
-    """The page, with the plotting library, styles and scripts inside."""
+    """The page, with the plotting library, styles and scripts inside.
+
+    Args:
+      comparison: From `load_compare`.
+      rows: Its rows.
+      figures: Its figures.
+      contrasts: Claims; None takes those of the comparison.
+      root: The way from the page to the comparison's directory.
+      lock: The way to its lock file, if there is one.
+    """
     jinja2 = require("jinja2")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
@@ -32,6 +45,7 @@ def render_html(
         trim_blocks=True,
     )
     notes = table_notes(comparison, rows, ACCOUNTINGS)
+    links = Links(comparison, root)
     return environment.get_template("template.html.j2").render(
         comparison=comparison,
         summary=summary_sentences(comparison, rows),
@@ -44,7 +58,12 @@ def render_html(
         site_columns=_SITE_COLUMNS,
         site_values=_site_values,
         provenance=_provenance(comparison),
-        runs=_runs(comparison),
+        links=links,
+        run_columns=RUN_COLUMNS,
+        techniques=list(dict.fromkeys(t for row in rows for t in row.techniques)),
+        best=unbeaten(rows, comparison.metric, comparison.latency),
+        packed_bytes=packed_bytes,
+        lock=lock,
         library=_plot_library() if any(figure.plots for figure in figures) else "",
     )
 
@@ -116,36 +135,3 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
         else:
             flat[name] = str(value)
     return flat
-
-
-_RUN_COLUMNS = (
-    "Row",
-    "Seed",
-    "Score",
-    "Trained",
-    "Steps",
-    "Train time",
-    "Programs",
-    "Config",
-    "Checkpoint",
-)
-
-
-def _runs(comparison: Comparison) -> dict[str, Any]:
-    """One line per finished run."""
-    lines = [
-        [
-            cell.row,
-            str(cell.seed),
-            cell.metric.with_unit(cell.score),
-            cell.metric.with_unit(cell.trained_score),
-            f"{cell.train_steps:,}",
-            f"{cell.train_seconds:.0f} s",
-            units.format_bytes(cell.program_bytes),
-            cell.config_hash[:12],
-            cell.checkpoint_hash[:12],
-        ]
-        for row in comparison.rows
-        for cell in comparison.cells_of(row)
-    ]
-    return {"columns": _RUN_COLUMNS, "lines": lines}

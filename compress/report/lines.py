@@ -6,7 +6,7 @@ from typing import Any
 from compress.report.extras import require
 from compress.report.scales import row_color, row_dash
 
-_LEGEND_WIDTH = 120  # px
+_LEGEND_WIDTH = 150  # px
 _HEIGHT = 300  # px
 
 

@@ -7,6 +7,13 @@ from typing import Any
 
 from compress.report import units
 from compress.report.extras import require
+from compress.report.guides import (
+    Join,
+    Level,
+    join_boxes,
+    join_layers,
+    level_layers,
+)
 from compress.report.labels import Box, place_labels
 from compress.report.metric import MetricRecord
 from compress.report.pareto import pareto_front
@@ -26,6 +33,9 @@ class ScatterData:
       cost_title: Title of the cost's axis.
       tick_label: Vega expression for a tick of that axis.
       metric: What the rows are judged by.
+      best: Rows that no other beats in score, bytes and latency at once.
+      levels: Lines at certain costs.
+      joins: Lines through rows of equal size.
     """
 
     rows: Sequence[RowSummary]
@@ -35,14 +45,17 @@ class ScatterData:
     cost_title: str
     tick_label: str
     metric: MetricRecord
+    best: frozenset[str]
+    levels: Sequence[Level] = ()
+    joins: Sequence[Join] = ()
 
 
 def scatter_spec(data: ScatterData, width: int, height: int) -> dict[str, Any]:
     """The Vega-Lite specification, its inner part `width` x `height` pixels."""
     alt = require("altair")
     values, x_domain, y_domain = _values(data, width, height)
-    base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X(
+    encoding = {
+        "x": alt.X(
             "cost:Q",
             title=data.cost_title,
             scale=alt.Scale(type="log", domain=list(x_domain), nice=False),
@@ -50,14 +63,21 @@ def scatter_spec(data: ScatterData, width: int, height: int) -> dict[str, Any]:
                 values=log_ticks(*x_domain, width), labelExpr=data.tick_label
             ),
         ),
-        y=alt.Y(
+        "y": alt.Y(
             "score:Q",
             title=data.metric.axis,
             scale=alt.Scale(domain=list(y_domain), nice=False, zero=False),
             axis=alt.Axis(tickCount=6),
         ),
-    )
-    layers = [_front(base), *_points(alt, base, data), *_names(base)]
+    }
+    base = alt.Chart(alt.Data(values=values)).encode(**encoding)
+    layers = [
+        *level_layers(alt, data.levels, x_domain, encoding),
+        *join_layers(alt, data.joins, values, encoding),
+        _front(base),
+        *_points(alt, base, data),
+        *_names(base),
+    ]
     chart = alt.layer(*layers).properties(width=width, height=height)
     return chart.to_dict(validate=False)  # half the time; a test validates
 
@@ -80,10 +100,16 @@ def _points(alt: Any, base: Any, data: ScatterData) -> list[Any]:
         alt.Tooltip("cost_text:N", title=data.cost_title.partition(" (")[0]),
         alt.Tooltip("sparsity_text:N", title="sparsity"),
         alt.Tooltip("techniques:N", title="techniques"),
+        alt.Tooltip("best_text:N", title="in score, size and latency"),
     ]
     return [
         base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q", color=color),
-        base.mark_circle(size=70, opacity=1).encode(color=color, tooltip=tooltip),
+        base.mark_point(size=70, filled=True, strokeWidth=2, opacity=1).encode(
+            color=color,
+            stroke=color,
+            tooltip=tooltip,
+            fillOpacity=alt.condition("datum.best", alt.value(1), alt.value(0)),
+        ),
     ]
 
 
@@ -104,7 +130,7 @@ def _values(
     merits = [data.metric.merit(_shown(row, data.metric)) for row in data.rows]
     front = set(pareto_front(data.costs, merits))
     values = [
-        _point(row, data.metric, cost, text, i in front)
+        _point(row, data.metric, cost, text, i in front) | _standing(row, data.best)
         for i, (row, cost, text) in enumerate(
             zip(data.rows, data.costs, data.cost_texts, strict=True)
         )
@@ -115,7 +141,7 @@ def _values(
         max(value["high"] for value in values),
         least=data.metric.scale / 1000,
     )
-    _place(values, x_domain, y_domain, width, height)
+    _place(values, data.joins, x_domain, y_domain, width, height)
     return values, x_domain, y_domain
 
 
@@ -139,8 +165,14 @@ def _point(
     }
 
 
+def _standing(row: RowSummary, best: frozenset[str]) -> dict[str, Any]:
+    is_best = row.name in best
+    return {"best": is_best, "best_text": "no row beats it" if is_best else "beaten"}
+
+
 def _place(
     values: list[dict[str, Any]],
+    joins: Sequence[Join],
     x_domain: Domain,
     y_domain: Domain,
     width: int,
@@ -157,8 +189,10 @@ def _place(
     for value in values:
         x, top = pixels(value["cost"], value["high"])
         bars.append(Box(x - 1, top, x + 1, pixels(value["cost"], value["low"])[1]))
+    points = {v["row"]: pixels(v["cost"], v["score"]) for v in values}
+    bars += join_boxes(joins, points)
     labels = place_labels(
-        [pixels(value["cost"], value["score"]) for value in values],
+        list(points.values()),
         [value["row"] for value in values],
         width=width,
         height=height,

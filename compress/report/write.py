@@ -1,16 +1,22 @@
 """The command of this package: a compare directory in, a report out."""
 
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from compress.files import write_bytes, write_text
-from compress.report.charts import Figure, Plot, all_figures
+from compress.report.charts import all_figures
 from compress.report.extras import require
+from compress.report.figure import Figure, Plot
 from compress.report.html import render_html
 from compress.report.load import load_compare
 from compress.report.rows import summarize_rows
+from compress.report.runs import runs_csv
 from compress.report.table import render_table
+
+LOCK = "lock.json"
+"""The lock file that the page names, if it lies beside it."""
 
 _PNG_SCALE = 2  # pixels per unit: sharp on a high-density screen
 
@@ -22,12 +28,14 @@ class ReportPaths(NamedTuple):
       html: The page.
       markdown: The table with its notes.
       csv: Every number of every row.
+      runs: Every number of every run, as CSV.
       plots: One PNG per plot.
     """
 
     html: pathlib.Path
     markdown: pathlib.Path
     csv: pathlib.Path
+    runs: pathlib.Path
     plots: tuple[pathlib.Path, ...]
 
 
@@ -37,7 +45,7 @@ def write_report(
     *,
     contrasts: Sequence[Any] | None = None,
 ) -> ReportPaths:
-    """Writes `report.html`, `table.md`, `table.csv` and a PNG of each plot.
+    """Writes `report.html`, `table.md`, `table.csv`, `runs.csv` and a PNG per plot.
 
     Args:
       compare_dir: What a comparison wrote; see `load_compare`.
@@ -58,13 +66,16 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     rows = summarize_rows(comparison)
     figures = all_figures(comparison, rows)
-    page = render_html(comparison, rows, figures, contrasts)
+    root = pathlib.Path(os.path.relpath(compare_dir, out)).as_posix()
+    lock = LOCK if (out / LOCK).exists() else None
+    page = render_html(comparison, rows, figures, contrasts, root, lock)
     markdown = render_table(comparison, contrasts=contrasts)
     table = render_table(comparison, style="csv")
     return ReportPaths(
         html=_write(out / "report.html", page),
         markdown=_write(out / "table.md", markdown),
         csv=_write(out / "table.csv", table),
+        runs=_write(out / "runs.csv", runs_csv(comparison)),
         plots=tuple(_write_png(out, plot) for plot in _plots(figures)),
     )
 

@@ -517,6 +517,20 @@ def test_a_report_of_nothing_asks_for_the_directory(
     assert_one_screen(err)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["nothing.json"], "cannot be read (No such file"),
+        (["pyproject.toml"], "not JSON"),
+        (["configs/schema.json"], "Name the lock.json beside a report"),
+    ],
+)
+def test_what_is_no_lock_is_refused(run: Any, arguments: Any, remedy: str) -> None:
+    status, _, err = run("reproduce", *(ROOT / name for name in arguments))
+    assert status == 1 and remedy in err
+    assert_one_screen(err)
+
+
 def test_a_missing_extra_says_how_to_get_it(
     run: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -577,7 +591,7 @@ def test_compare_runs_what_is_left_and_writes_the_report(
     from tests.compare.test_grid import in_this_process
 
     monkeypatch.setattr(comparing, "run_jobs", in_this_process)
-    monkeypatch.setattr(comparing, "measure_rows", lambda *args: None)
+    monkeypatch.setattr(comparing, "_measure", lambda *args: None)
     workdir = tmp_path / "runs"
     status, out, _ = run(
         "compare", grid, "--fast", "--quiet", "--workdir", workdir, "--set=seeds=[3]"
@@ -585,6 +599,15 @@ def test_compare_runs_what_is_left_and_writes_the_report(
     assert status == 0 and "P+PTQ" in out
     assert (workdir / "P+PTQ-seed3/result.json").is_file()
     assert (workdir / "report/report.html").is_file()
+
+    # Its lock is run again elsewhere, and not over itself.
+    lock = [workdir / "report/lock.json", "--rows=float", "--quiet", "--workdir"]
+    assert str(lock[0]) in out
+    status, out, _ = run("reproduce", *lock, tmp_path / "again")
+    assert status == 0 and "0 different" in out and "every bit is the same" in out
+    status, _, err = run("reproduce", *lock, workdir)
+    assert status == 1 and "Choose another --workdir" in err
+    assert_one_screen(err)
 
     # A cell that fails is named, and the exit status says so.
     monkeypatch.setattr(comparing, "run_cell", lambda *args, **settings: 1 / 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compress.report import load_compare, pack_items, render_table, score_text
-from compress.report.charts import all_figures
+from compress.report.charts import size_figure
 from compress.report.claim_texts import claim_sentence
 from compress.report.claims import findings
 from compress.report.items import unpack_items
@@ -20,6 +20,12 @@ from compress.report.rows import compare_rows, summarize_rows
 LOSS = MetricRecord("loss", "nats", 1.0, higher_is_better=False)
 COSINE = MetricRecord("cosine", "", 1.0)
 MEANS = {"float": 1.50, "P": 1.62, "PTQ": 1.505, "P+Q": 1.63}
+
+
+def points_of(plot):
+    """The rows of a scatter plot; lines of equal size have data of their own."""
+    layers = (layer["data"]["values"] for layer in plot.wide["layer"])
+    return next(values for values in layers if "row" in values[0])
 
 
 def judge_by(compare_dir, metric):
@@ -99,9 +105,9 @@ def test_what_is_better_decides_the_summary(compare_dir, metric, best, not_worse
 )
 def test_the_front_knows_which_way_is_better(compare_dir, metric, front):
     comparison = load_compare(judge_by(compare_dir, metric))
-    sizes, *_ = all_figures(comparison, summarize_rows(comparison))
+    sizes = size_figure(comparison, summarize_rows(comparison))
     dense = next(plot for plot in sizes.plots if plot.view == "dense")
-    values = dense.wide["data"]["values"]
+    values = points_of(dense)
     assert {value["row"] for value in values if value["front"]} == front
     assert sizes.caption.startswith("Up and" if metric.higher_is_better else "Down and")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.report import load_compare
-from compress.report.charts import all_figures
+from compress.report.charts import all_figures, size_figure
 from compress.report.curves import MAX_POINTS, mean_curves
 from compress.report.labels import Box, overlap, place_labels, text_box
 from compress.report.pareto import pareto_front
@@ -81,9 +81,9 @@ def test_values_that_are_not_finite_are_left_out(compare_dir):
     assert [p["step"] for p in points if p["row"] == "P"] == [0]
 
 
-def test_specifications_are_valid_vega_lite(compare_dir):
+def test_specifications_are_valid_vega_lite(report):
     altair = pytest.importorskip("altair")
-    comparison = load_compare(compare_dir)
+    comparison = load_compare(report.html.parents[1])
     for figure in all_figures(comparison, summarize_rows(comparison)):
         for plot in figure.plots[:1]:
             altair.LayerChart.from_dict(plot.wide)  # validates
@@ -92,9 +92,10 @@ def test_specifications_are_valid_vega_lite(compare_dir):
 
 def test_scatter_names_every_row_and_marks_the_front(compare_dir):
     comparison = load_compare(compare_dir)
-    sizes, *_ = all_figures(comparison, summarize_rows(comparison))
+    sizes = size_figure(comparison, summarize_rows(comparison))
     assert sizes.plots[0].view == "file"
-    values = sizes.plots[0].wide["data"]["values"]
+    layers = (layer["data"]["values"] for layer in sizes.plots[0].wide["layer"])
+    values = next(values for values in layers if "row" in values[0])
     assert [value["row"] for value in values] == list(comparison.rows)
     best = max(values, key=lambda value: value["score"])
     assert best["front"]
