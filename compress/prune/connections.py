@@ -9,6 +9,7 @@ import jax.core
 import jax.numpy as jnp
 
 from compress.annotations import Array, PyTree
+from compress.prune.evidence import evidence_of, rounded, served_scores
 from compress.prune.masking import apply_masks
 from compress.prune.patterns import Pattern, as_pattern
 from compress.prune.ranking import Ranking, exchange, parts_of
@@ -46,6 +47,8 @@ def connections(
     Only weights of sites are pruned: biases, norms, embeddings and positions are not,
     unless an embedding is also a site's weight and its exact name is among `sites`.
     The number of zeros is exact. From `when.end` on the masks do not change.
+    If a later transform of the chain has put the weights on a grid by the time masks
+    are chosen, the weights on the grid are scored; of equal ones, the dense weights.
 
     Args:
       when: The sparsity (fraction of zeros) over time: a number, at once; ramps, which
@@ -287,39 +290,30 @@ def _update(
     if settings.score.update is not None:
         score = settings.score.update(memory.score, evidence)
         memory = memory._replace(score=score)
-    return jax.lax.cond(
-        settings.when.due(what.step),
-        lambda: _choose(settings, memory, evidence, what.step),
-        lambda: memory,
-    )
+
+    def choose() -> ConnectionsState:
+        served = rounded(what)
+        on_grid = None if served is None else _evidence(settings, memory, served)
+        return _choose(settings, memory, evidence, what.step, on_grid)
+
+    return jax.lax.cond(settings.when.due(what.step), choose, lambda: memory)
 
 
 def _evidence(settings: _Settings, memory: ConnectionsState, what: Update) -> Evidence:
-    """What there is to decide by, of the pruned parameters."""
-    given = {"params": what.params, "grads": what.grads, "before": what.before}
-    for name in sorted(settings.needs):
-        if given[name] is None:
-            raise ValueError(
-                f"{settings.user}: score={settings.score.name!r} with "
-                f"{settings.when.name} needs {name}. Pass compress.update("
-                "transform, state, params, grads, observed, before)."
-            )
-    found: dict[str, Any] = {}
-    for name, tree in given.items():
-        by_path = parameter_paths(tree)
-        found[name] = {p: by_path[p] for p in memory.masks} if by_path else None
-    return Evidence(found["params"], found["grads"], found["before"])
+    user = f"{settings.user}: score={settings.score.name!r} with {settings.when.name}"
+    return evidence_of(what, tuple(memory.masks), settings.needs, user)
 
 
 def _choose(
-    settings: _Settings, memory: ConnectionsState, evidence: Evidence, step: Array
+    settings: _Settings,
+    memory: ConnectionsState,
+    evidence: Evidence,
+    step: Array,
+    on_grid: Evidence | None = None,
 ) -> ConnectionsState:
     """New masks, by the schedule."""
     ranking, when = settings.ranking(memory.layout), settings.when
-    scores = {
-        path: score.astype(jnp.float32)
-        for path, score in settings.score.scores(memory.score, evidence).items()
-    }
+    scores = served_scores(settings.score, memory.score, evidence, on_grid)
     num_nan = sum(jnp.sum(jnp.isnan(x), dtype=jnp.int32) for x in scores.values())
     rank = partial(_ranked, ranking, memory, scores, step)
     if when.regrow is not None:

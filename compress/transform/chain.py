@@ -1,13 +1,14 @@
 """Techniques in order: a chain of transforms is a transform."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 
 from compress.annotations import Array, PyTree
-from compress.sites import Site, Sites
+from compress.interpret import unbox
+from compress.sites import Site, Sites, flatten_parameters
 from compress.transform.interface import State, Transform, Update
 from compress.transform.like import map_like
 
@@ -108,11 +109,32 @@ def _join(links: Links, observed: Mapping[str, PyTree]) -> dict[str, dict[str, P
 
 def _update(links: Links, memory: Any, what: Update) -> tuple[PyTree, ...]:
     return tuple(
-        t.update(memory[i], what._replace(observed=_link(what.observed, i)))
+        t.update(memory[i], _for_link(links, memory, i, what))
         if t.update
         else memory[i]
         for i, t in enumerate(links)
     )
+
+
+def _for_link(links: Links, memory: Any, index: int, what: Update) -> Update:
+    """What one link is shown: its own observations, and the grids of later ones."""
+    later = [
+        partial(t.parameters, memory[i])
+        for i, t in enumerate(links)
+        if i > index and t.parameters is not None and "grid" in t.provides
+    ]
+    on_grid = partial(_on_grid, later, what) if later else what.on_grid
+    return what._replace(observed=_link(what.observed, index), on_grid=on_grid)
+
+
+def _on_grid(
+    later: Sequence[Callable[[PyTree, Array], PyTree]], what: Update, params: PyTree
+) -> PyTree:
+    for grid in later:
+        params = grid(params, what.step)
+    _, leaves, structure = flatten_parameters(params)
+    params = jax.tree.unflatten(structure, [unbox(leaf) for leaf in leaves])
+    return what.on_grid(params) if what.on_grid else params
 
 
 def _calibrate(

@@ -32,6 +32,8 @@ class Update(NamedTuple):
         when there are none.
       before: The parameters the gradients are of; None when they are not given.
       observed: What `operands` observed, by site name.
+      on_grid: `(params) -> params` with the values that later transforms of the chain
+        round them to at this step; None if no later one provides a grid.
     """
 
     step: Int[Array, ""]
@@ -39,6 +41,7 @@ class Update(NamedTuple):
     grads: PyTree
     observed: Mapping[str, PyTree]
     before: PyTree = None
+    on_grid: Callable[[PyTree], PyTree] | None = None
 
 
 class Transform(NamedTuple):
