@@ -127,6 +127,21 @@ def _scores_from_inputs_prune_once(config: Config) -> Iterator[Problem]:
             yield Problem((*path, "weights"), message)
 
 
+def _scores_from_inputs_come_before_quantization(config: Config) -> Iterator[Problem]:
+    """They look at the float network, which is not what is served by then."""
+    quantized: KeyPath | None = None
+    for path, stage in _stages(config):
+        late = stage.prune is not None and stage.prune.score in FROM_INPUTS
+        if late and quantized is not None and not config.compare:
+            message = (
+                f"score {stage.prune.score} looks at the float network, but "
+                f"{path_text(quantized)}.quantize is on by then; prune in an earlier "
+                "stage, or use score: magnitude"
+            )
+            yield Problem((*path, "prune", "score"), message)
+        quantized = path if stage.quantize and quantized is None else quantized
+
+
 def _is_plain(prune: Prune) -> bool:
     return prune.pattern == "unstructured" or n_m(prune.pattern) is not None
 
@@ -169,6 +184,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _pruning_has_one_setting,
     _only_ramps_go_on_in_a_later_stage,
     _scores_from_inputs_prune_once,
+    _scores_from_inputs_come_before_quantization,
     _budgets_count_one_thing,
     _units_are_removed_alone,
 )

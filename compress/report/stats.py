@@ -3,6 +3,7 @@
 Rows share their seeds, so differences are paired: the seed's own luck cancels.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -146,6 +147,7 @@ def bootstrap_difference(
     return float(low), float(high)
 
 
+@functools.cache
 def t_quantile(confidence: float, degrees_of_freedom: int) -> float:
     """The t for which `P(|T| < t) = confidence` under Student's t distribution."""
     if degrees_of_freedom < 1 or not 0 < confidence < 1:

@@ -338,6 +338,15 @@ def test_a_problem_that_all_orders_share_is_said_once(load):
     assert len(caught.value.problems) <= len(by_stage) <= 3
 
 
+def test_a_score_from_inputs_must_come_before_quantization(load):
+    wanda = "P: {prune: {sparsity: 0.9, score: wanda, schedule: one_shot}}"
+    with pytest.raises(ConfigError, match=r"stages\[1\].quantize is on by then; prune"):
+        load(("P: {prune: {sparsity: 0.9}}", wanda))
+    orders = ("orders: PQD", "orders: PD")
+    contrasts = ("    - PQ - QP\n    - [PQD, PDQ]\n", "")
+    assert load(("P: {prune: {sparsity: 0.9}}", wanda), orders, contrasts)
+
+
 def test_settings_of_a_letter_can_be_overridden(load):
     config = load(overrides=["compare.techniques.P.prune.sparsity=0.5"])
     assert config.compare.techniques["P"].prune.sparsity == 0.5

@@ -233,11 +233,11 @@ def test_the_report_says_which_row_the_effects_lack():
 @pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [3, 5, 20])
 def test_any_wrong_verdict_is_as_rare_as_the_level(num_seeds):
-    """Rows that are equal, or apart by just the margin; normal and heavy-tailed."""
+    """Rows that are equal, or apart by just the margin."""
     rng = np.random.default_rng(num_seeds)
     claims = ["A - B", "C > B", "A > C", {"claim": "D = B", "margin": 1.0}]
     claims += [{"claim": "B >= D", "margin": 1.0}]
-    wrong, covered, runs = 0, 0, 2000
+    wrong, covered, runs = 0, 0, 1000
     for _ in range(runs):
         luck = rng.normal(size=num_seeds)  # shared by all rows
         noise = rng.normal(size=(4, num_seeds)) * 0.01
@@ -247,10 +247,10 @@ def test_any_wrong_verdict_is_as_rare_as_the_level(num_seeds):
         wrong += any(x.verdict in ("holds", "refuted") for x in found)
         low, high = found[0].difference.interval
         covered += low <= 0 <= high
-    # Three standard errors of a fraction of 2000 at 5 % are 1.5 %. Claims at the
-    # margin are two families of 5 %: those said to hold, and those refuted.
-    assert wrong / runs <= 2 * 0.05 + 0.015
-    assert abs(covered / runs - 0.95) < 0.015
+    # Three standard errors of a fraction of 1000 at 5 % are 2.1 %, at 10 % 2.8 %:
+    # there are two families of 5 %, what is said to hold and what is refuted.
+    assert wrong / runs <= 2 * 0.05 + 0.028
+    assert abs(covered / runs - 0.95) < 0.021
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_intervals_of_effects_cover_the_truth_as_often_as_they_say():
     letters = [(), ("P",), ("Q",), ("D",), ("P", "Q"), ("P", "D"), ("Q", "D")]
     letters.append(("P", "Q", "D"))
     loss = {"P": -0.05, "Q": -0.01, "D": 0.02}
-    runs, covered = 1500, np.zeros(7)
+    runs, covered = 1000, np.zeros(7)
     truth = np.array([-0.05 - 0.015, -0.01 - 0.015, 0.02, -0.03, 0.0, 0.0, 0.0])
     for _ in range(runs):
         luck = rng.normal(size=5) * 0.1
@@ -276,5 +276,5 @@ def test_intervals_of_effects_cover_the_truth_as_often_as_they_say():
         found = effects(made)
         for index, effect in enumerate(found):
             covered[index] += effect.interval[0] <= truth[index] <= effect.interval[1]
-    # Three standard errors of a fraction of 1500 at 5 % are 1.7 %.
-    assert np.abs(covered / runs - 0.95).max() < 0.017
+    # Three standard errors of a fraction of 1000 at 5 % are 2.1 %.
+    assert np.abs(covered / runs - 0.95).max() < 0.021
