@@ -9,10 +9,11 @@ RUN := $(VENV)/bin/python -m
 # Of torch, pip's own settings choose the build (CPU or CUDA), so there is no hash of it.
 TORCH ?= torch==2.13.0
 
-.PHONY: help demo test test-all test-newest test-frameworks check bench bench-peers lock readme clean
+.PHONY: help demo study test test-all test-newest test-frameworks check bench bench-peers lock readme clean
 
 help:
 	@echo "make demo         train, compress and compare on handwritten digits; writes a report"
+	@echo "make study        do claims about orders of techniques hold? 21 rows, 20 seeds"
 	@echo "make test         linters, types, layers and the test suite; test-all: its slow tests too"
 	@echo "make test-newest  the suite on the newest Python and JAX (needs python3.12)"
 	@echo "make bench        the benchmarks of experiments/bench; bench-peers: those against peers only"
@@ -50,6 +51,9 @@ $(VENV)/.frameworks: requirements-frameworks.lock pyproject.toml
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/jax-compress compare configs/digits.yaml
+
+study: $(VENV)/.demo
+	$(VENV)/bin/jax-compress compare configs/study.yaml
 
 check: $(VENV)/.test
 	$(RUN) ruff check .

@@ -335,9 +335,10 @@ def describe_artifact(
 
 
 def _techniques(config: Config) -> list[str]:
-    used = [
-        name
+    """In the order of the stages where they start."""
+    starts = {
+        name: [i for i, stage in enumerate(config.stages) if getattr(stage, name)]
         for name in ("prune", "shrink", "distill", "quantize")
-        if any(getattr(stage, name) is not None for stage in config.stages)
-    ]
+    }
+    used = sorted((name for name in starts if starts[name]), key=lambda n: starts[n][0])
     return [*used, *(["ptq"] if config.export.quantize is not None else [])]
