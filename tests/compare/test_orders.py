@@ -23,7 +23,7 @@ COMPARE = {
 }
 
 
-@pytest.mark.parametrize("order", ["PQ", "QP"])
+@pytest.mark.parametrize("order", [pytest.param("PQ", marks=pytest.mark.slow), "QP"])
 def test_masks_and_integers_survive_whatever_order_they_come_in(order, tmp_path):
     config = parse_config({**configs.SETTINGS, "stages": STAGES, "compare": COMPARE})
     (row,) = [row for row in config.compare.rows if row.name == order]
