@@ -112,11 +112,11 @@ def claim_sentence(finding: Finding, metric: MetricRecord) -> str:
 
 
 def claim_text(finding: Finding, metric: MetricRecord) -> str:
-    """`PTQ = baseline ± 0.5 points`."""
+    """`PTQ = baseline within 0.5 points`."""
     contrast = finding.contrast
     if contrast.margin is None:
         return contrast.text
-    return f"{contrast.text} ± {_margin(finding, metric)}"
+    return f"{contrast.text} within {_margin(finding, metric)}"
 
 
 def verdict_text(finding: Finding, metric: MetricRecord) -> str:
@@ -127,7 +127,7 @@ def verdict_text(finding: Finding, metric: MetricRecord) -> str:
     if verdict == "not known":
         return "not known, one seed has no interval"
     if verdict == "within noise" and contrast.margin is not None:
-        return f"within noise: {_margin(finding, metric)} of difference not excluded"
+        return f"within noise: {_margin(finding, metric)} or more is not excluded"
     if verdict == "within noise":
         return verdict
     word = "differ" if contrast.relation == "-" else verdict
@@ -215,7 +215,9 @@ def format_p(p: float | None) -> str:
 
 
 def _margin(finding: Finding, metric: MetricRecord) -> str:
-    return f"{finding.contrast.margin:g} {metric.points}".strip()
+    margin = finding.contrast.margin
+    unit = "point" if (margin, metric.points) == (1, "points") else metric.points
+    return f"{margin:g} {unit}".strip()
 
 
 def _points(value: float | None, metric: MetricRecord) -> str:

@@ -192,7 +192,7 @@ def test_claims_are_said_in_plain_words():
         "refuted: C is worse than A by more than 0.5 points",
     ]
     assert table.lines[0][:3] == ["A - B", "+2.00", "[1.79, 2.21] (95 %)"]
-    assert table.lines[3][0] == "C = B ± 0.5 points"
+    assert table.lines[3][0] == "C = B within 0.5 points"
     assert "(90 %)" in table.lines[3][2]
     assert not any("costs" in note for note in table.notes)
     (more,) = text_tables(made, [*claims, "A - C"])
