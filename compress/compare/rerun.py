@@ -56,7 +56,7 @@ def reproduce(
     part = _part(whole, lock, rows, seeds)
     task = load_task(part.config.task)
     _check_task(lock, task, part.config.task)
-    changed = tuple([*_changes(lock.origins), *_other_configs(whole, lock)])
+    changed = tuple([*_changes(lock.origins), *_other_configs(part.config, lock)])
     for line in changed:
         say(f"not as it was: {line}")
     _claim(directory, lock)
@@ -150,8 +150,9 @@ def _changes(origins: Sequence[Origin]) -> Iterator[str]:
     then = [_flat(origin) for origin in origins]
     for key, now in _flat(here).items():
         others = [origin.get(key) for origin in then if origin.get(key) != now]
-        for other in dict.fromkeys(map(str, others)):
-            yield f"{key}: {other} then, {now} here"
+        if others:
+            before = " and ".join(dict.fromkeys(map(str, others)))
+            yield f"{key}: {before} then, {now} here"
 
 
 def _flat(origin: Origin) -> dict[str, Any]:
@@ -161,8 +162,8 @@ def _flat(origin: Origin) -> dict[str, Any]:
 
 def _other_configs(config: Config, lock: Lock) -> Iterator[str]:
     """Rows whose config means something else to this version, by a new default."""
-    rows = config.compare.rows if config.compare is not None else ()
-    for row in rows:
+    assert config.compare is not None
+    for row in config.compare.rows:
         locked = {n.config_hash for n in lock.cells.get(row.name, {}).values()}
         here = config_hash(row_config(config, row))
         if locked - {here}:

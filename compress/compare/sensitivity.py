@@ -15,11 +15,12 @@ import numpy as np
 from compress.annotations import Array, PyTree, Shaped
 from compress.compare.cell import RESULT
 from compress.config import Config, PostTraining, row_config
+from compress.data import Batch, num_examples, rows
 from compress.files import write_json
 from compress.interpret import unbox
 from compress.schedule import post_training
 from compress.sites import Sites, find_sites, flatten_parameters
-from compress.task import Batch, Task, load_task
+from compress.task import Task, example_inputs, load_task
 from compress.train import Trained, finished, hash_of
 from compress.transform import State
 from compress.transform import parameters as seen_parameters
@@ -74,8 +75,8 @@ def _plain_row(
     """The first finished row that trains and ships in float, the reference before."""
     assert config.compare is not None
     reference = config.compare.reference
-    rows = sorted(config.compare.rows, key=lambda row: row.name != reference)
-    for row in rows:
+    ordered = sorted(config.compare.rows, key=lambda row: row.name != reference)
+    for row in ordered:
         done = (directory / folders[row.name] / RESULT).exists()
         resolved = row_config(config, row)
         if done and not _techniques(resolved):
@@ -94,8 +95,7 @@ def _measured(task: Task, trained: Trained) -> dict[str, Any]:
         trained.state.params,
         trained.model.predictor(trained.state.model_state),
     )
-    example = {name: x[:1] for name, x in task.test.items()}
-    sites = find_sites(predict, params, *task.inputs_of(example))
+    sites = find_sites(predict, params, *example_inputs(task, 1))
     paths = list(dict.fromkeys(site.path for site in sites if site.path))
     part, batch = _sample(task, sites, len(paths))
     judge = jax.jit(_judge(task, predict))
@@ -109,7 +109,7 @@ def _measured(task: Task, trained: Trained) -> dict[str, Any]:
         }
     return {
         "sample": part,
-        "num_examples": len(next(iter(batch.values()))),
+        "num_examples": num_examples(batch),
         "loss": float(loss),
         "score": float(score),
         "sites": [{"name": path, "costs": costs} for path, costs in entries.items()],
@@ -128,7 +128,8 @@ def _sample(task: Task, sites: Sites, num_paths: int) -> tuple[str, Batch]:
     each = 2.0 * sum(int(site.macs) for site in sites) * max(num_paths, 1)
     wanted = int(_MACS / max(each * (len(_GRIDS) + len(_SPARSITIES)), 1.0))
     count = min(max(wanted, _EXAMPLES[0]), _EXAMPLES[1])
-    return part, {name: jnp.asarray(x[-count:]) for name, x in data.items()}
+    last = range(num_examples(data))[-count:]
+    return part, {name: jnp.asarray(x) for name, x in rows(data, last).items()}
 
 
 def _judge(task: Task, predict: Callable[..., Any]) -> Judge:

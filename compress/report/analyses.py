@@ -28,7 +28,7 @@ def effects_figure(comparison: Comparison) -> Figure:
     better = "Right" if metric.higher_is_better else "Left"
     return Figure(
         "effects",
-        "Effects of the techniques",
+        "Effects with their intervals",
         f"{better} of zero is better. A main effect is the mean difference with and "
         "without a technique, an interaction what two together do beyond their sum; "
         "thick lines are 95 % intervals over seeds.",

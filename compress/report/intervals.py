@@ -53,7 +53,7 @@ def interval_spec(
     x = alt.X("value:Q", title=title, axis=alt.Axis(tickCount=max(3, width // 110)))
     zero = alt.X("zero:Q", title=title)
     layers = [
-        base.mark_rule(strokeWidth=1).encode(x=zero),
+        base.mark_rule(strokeWidth=1.5).encode(x=zero),
         base.mark_rule(strokeWidth=1, opacity=0.5).encode(
             x=zero, x2="value:Q", color=color
         ),
