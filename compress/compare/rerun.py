@@ -56,7 +56,11 @@ def reproduce(
     part = _part(whole, lock, rows, seeds)
     task = load_task(part.config.task)
     _check_task(lock, task, part.config.task)
-    changed = tuple([*_changes(lock.origins), *_other_configs(part.config, lock)])
+    changed = (
+        *_changes(lock.origins),
+        *_other_configs(part.config, lock),
+        *_other_groups(part.config, lock),
+    )
     for line in changed:
         say(f"not as it was: {line}")
     _claim(directory, lock)
@@ -168,6 +172,14 @@ def _other_configs(config: Config, lock: Lock) -> Iterator[str]:
         here = config_hash(row_config(config, row))
         if locked - {here}:
             yield f"config of {row.name}: {locked.pop()[:12]} then, {here[:12]} here"
+
+
+def _other_groups(config: Config, lock: Lock) -> Iterator[str]:
+    """Fewer seeds make another program where several share one."""
+    most = lock.config.get("vmap_seeds", 1)
+    if most > 1 and len(config.seeds) < len(lock.seeds):
+        then, now = len(lock.seeds), len(config.seeds)
+        yield f"seeds, at most {most} in a program: {then} then, {now} here"
 
 
 def _claim(directory: pathlib.Path, lock: Lock) -> None:

@@ -18,6 +18,7 @@ from compress.compare import (
 )
 from compress.compare.checks import Reproduction, check_cell
 from compress.compare.lock import _hash
+from tests.compare import configs
 from tests.compare.test_grid import in_this_process
 
 
@@ -142,6 +143,24 @@ def test_close_is_enough_only_where_something_changed(locked: pathlib.Path) -> N
     assert not Reproduction((), checks).succeeded
     assert "so every bit should be" in summary(Reproduction((), checks))[-1]
     assert not Reproduction((), ()).succeeded
+
+
+@pytest.mark.parametrize(
+    ("most", "seeds", "said"),
+    [
+        (1, [0], []),
+        (4, [0, 1], []),
+        (4, [0], ["seeds, at most 4 in a program: 2 then, 1 here"]),
+    ],
+)
+def test_fewer_seeds_in_a_program_are_a_change(
+    locked: pathlib.Path, most: int, seeds: list[int], said: list[str]
+) -> None:
+    lock = read_lock(locked)
+    config = {**lock.config, "vmap_seeds": most}
+    lock = lock.model_copy(update={"config": config, "seeds": (0, 1)})
+    part = configs.comparison(seeds=seeds)
+    assert list(rerun._other_groups(part, lock)) == said
 
 
 def test_what_changed_is_said_before_the_run(

@@ -39,7 +39,7 @@ def test_a_row_is_beaten_by_one_as_good_in_all_and_better_in_one():
         row("worse", 0.89, 400, 0.5),
         row("small", 0.5, 100, 0.5),
         row("fast", 0.4, 500, 0.3),
-        row("hardly faster", 0.4, 500, 0.49),
+        row("hardly faster", 0.45, 450, 0.49),
     ]
     assert standing(rows) == {"best", "as good", "small", "fast"}
 
