@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 
+from compress import processes
 from compress.cli import flags
 from compress.cli.arrays import check_output, read_input, write_output
 from compress.cli.inspecting import inspect_artifact, inspect_config
@@ -47,6 +48,8 @@ def run(config_path: str) -> int:
             resume=flags.RESUME.value,
             quiet=flags.QUIET.value,
         )
+        if not processes.is_primary():
+            continue
         sizes, metric = result["sizes"], result["metric"]
         print(
             f"seed {seed}: {metric['name']} {score_text(result['score'], metric)} "

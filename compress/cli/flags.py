@@ -35,6 +35,22 @@ WORKERS = flags.DEFINE_integer(
 )
 ROWS = flags.DEFINE_list("rows", [], "reproduce: only these rows.")
 SEEDS = flags.DEFINE_list("seeds", [], "reproduce: only these seeds.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "run: this is one of several processes that train together, on one or several "
+    "hosts, over all their devices. Which one is read from the environment (Slurm, "
+    "GKE, Open MPI, TPU pods), or from --coordinator, --num_processes, --process_id.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "--distributed: HOST:PORT of process 0."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "--distributed: how many there are.", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "--distributed: which this one is, from 0.", lower_bound=0
+)
 QUIET = flags.DEFINE_bool("quiet", False, "Shows no progress.")
 VERBOSE = flags.DEFINE_bool("traceback", False, "Shows where an error was raised.")
 OUTPUT = flags.DEFINE_string(

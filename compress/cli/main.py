@@ -37,9 +37,11 @@ import compress.cli.commands as commands
 import compress.cli.reproducing as reproducing
 import compress.cli.shipping as shipping
 from compress.cli import flags as own_flags
+from compress.cli.distributed import start_distributed
 from compress.compare import CellError
 from compress.config import ConfigError
 from compress.export import ArtifactError
+from compress.processes import ProcessError
 from compress.task import TaskError
 from compress.train import CheckpointError, RunError
 
@@ -63,6 +65,7 @@ _USER_ERRORS = (
     CellError,
     CheckpointError,
     ConfigError,
+    ProcessError,
     RunError,
     TaskError,
     ImportError,
@@ -90,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
         return _usage(f"{name} takes {_count(fewest, most)}, got {len(arguments)}")
     try:
         _offer_data()
+        start_distributed(name)
         return function(*arguments)
     except BrokenPipeError:
         return 0

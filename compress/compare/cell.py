@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 import compress.transform as transforms
+from compress import processes
 from compress.annotations import PyTree
 from compress.compare.trial import measure_of
 from compress.config import Config, config_hash
@@ -81,6 +82,13 @@ def run_cell(
         resume=resume,
         quiet=quiet,
     )
+    return processes.on_primary(lambda: _finish(config, task, trained, directory, seed))
+
+
+def _finish(
+    config: Config, task: Task, trained: Trained, directory: pathlib.Path, seed: int
+) -> dict[str, Any]:
+    """Exports and measures a trained model, and writes its result."""
     transform, state = _final_transform(config, task, trained, seed)
     result = _ship(config, task, trained, transform, state, directory, seed)
     write_json(directory / RESULT, result)

@@ -11,6 +11,7 @@ from compress.config.errors import ConfigError as ConfigError
 from compress.config.identity import config_hash as config_hash
 from compress.config.loader import load_config as load_config
 from compress.config.loader import parse_config as parse_config
+from compress.config.mesh import Sharding as Sharding
 from compress.config.models import Config as Config
 from compress.config.models import Export as Export
 from compress.config.models import LearningRate as LearningRate

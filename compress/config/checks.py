@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from compress.config import comparison_checks, pruning_checks
+from compress.config import comparison_checks, mesh, pruning_checks
 from compress.config.comparison import Compare
 from compress.config.errors import Problem, describe
 from compress.config.models import Config, LearningRate, Stage
@@ -174,6 +174,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _quantization_stays_the_same,
     _ranges_are_decided_once,
     _seeds_are_unique,
+    *mesh.CHECKS,
     _rows_are_unique_and_hold_the_reference,
 )
 

@@ -7,7 +7,8 @@ import json
 
 from compress.config.models import Config
 
-# What a run is called, which runs there are, and how often they speak and save.
+# What a run is called, which runs there are, how often they speak and save, and which
+# devices they use.
 _WITHOUT_EFFECT = {
     "name",
     "compare",
@@ -15,6 +16,9 @@ _WITHOUT_EFFECT = {
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
+    "mesh",
+    "sharding",
 }
 
 

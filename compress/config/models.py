@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from compress.config.base import Many, Model, Name, Scalar
 from compress.config.comparison import Compare
+from compress.config.mesh import Mesh, Sharding
 from compress.config.pruning import Prune, Shrink
 from compress.config.techniques import Distill, PostTraining, Quantize
 
@@ -196,6 +197,20 @@ class Config(Model):
     )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Newest checkpoints kept."
+    )
+    keep_best: int = Field(
+        default=0,
+        ge=0,
+        description="Further checkpoints kept: those of the current stage with the "
+        "best evaluation score.",
+    )
+    mesh: Mesh | None = Field(
+        default=None,
+        description="Devices by axis, `{data: 4, model: 2}`: all there are, over all "
+        "processes; null uses one.",
+    )
+    sharding: Sharding = Field(
+        default_factory=Sharding, description="What of a model is split over the mesh."
     )
     compare: Compare | None = Field(default=None, description="Runs to compare.")
 

@@ -8,6 +8,9 @@ from compress.schedule.optimizer import learning_rate as learning_rate
 from compress.schedule.phases import Phase as Phase
 from compress.schedule.phases import split_phases as split_phases
 from compress.schedule.phases import stage_starts as stage_starts
+from compress.schedule.placement import Placement as Placement
+from compress.schedule.placement import place as place
+from compress.schedule.placement import plan_sharding as plan_sharding
 from compress.schedule.step import TrainState as TrainState
 from compress.schedule.step import build_step as build_step
 from compress.schedule.step import init_state as init_state

@@ -13,6 +13,7 @@ from compress.adapters import Model
 from compress.annotations import Array, Int
 from compress.config import Config
 from compress.data import Source, Stream, num_examples
+from compress.schedule.placement import Placement, place
 from compress.schedule.step import TrainState, build_step
 from compress.sites import find_sites
 from compress.task import Batch, Task, example_inputs
@@ -37,14 +38,27 @@ class Chunk(NamedTuple):
 
 
 def build_chunk(
-    config: Config, task: Task, model: Model, transform: Transform
+    config: Config,
+    task: Task,
+    model: Model,
+    transform: Transform,
+    placement: Placement | None = None,
 ) -> Chunk:
     """At most `config.log_every` train steps in one call.
 
     The examples of each epoch come in an order that is a function of the key and the
     epoch, so a run that goes on from a checkpoint sees the data it would have seen.
+
+    Args:
+      config: The run.
+      task: Its task.
+      model: In the shapes of this phase.
+      transform: The chain of this phase.
+      placement: Where the state that `run` is given lives; by default, where the
+        config has it.
     """
-    step = build_step(config, task, model, transform)
+    placement = placement or place(config, model.params)
+    step = _placed_step(build_step(config, task, model, transform), placement)
     walk = _walk(config, task)
     if isinstance(task.train, Source):
         return _stream_chunk(step)
@@ -53,15 +67,18 @@ def build_chunk(
     return _device_chunk(step, walk, config.log_every)
 
 
-def open_data(config: Config, task: Task, state: TrainState) -> Batch | Stream:
+def open_data(
+    config: Config, task: Task, state: TrainState, placement: Placement
+) -> Batch | Stream:
     """The training examples as a chunk takes them, from the step of `state` on.
 
-    Arrays are put on the device, where each step takes its rows; what is read from
+    Arrays are put on every device, where each step takes its rows; what is read from
     files is read ahead, in the same order as if it lay there.
     """
     if not isinstance(task.train, Source):
-        return jax.device_put(dict(task.train), jax.devices()[0])
-    walk, key = _walk(config, task), jnp.copy(state.key)  # the state is donated
+        return placement.replicate(dict(task.train))
+    # Copied, since the state is donated; each process computes its order alone.
+    walk, key = _walk(config, task), jnp.copy(placement.whole(state.key))
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -76,6 +93,20 @@ def open_data(config: Config, task: Task, state: TrainState) -> Batch | Stream:
 
 def _walk(config: Config, task: Task) -> "_Walk":
     return _Walk(num_examples(task.train), config.batch_size)
+
+
+def _placed_step(step: Any, placement: Placement) -> Any:
+    """The step with its batch split over the mesh, and its results where they belong.
+
+    Mostly XLA leaves donated arrays where they were; what it moved would be a program
+    of its own at the next call.
+    """
+
+    def placed(state: TrainState, batch: Batch) -> Any:
+        state, metrics = step(state, placement.split(batch))
+        return placement.keep(state), placement.gather(metrics)
+
+    return placed
 
 
 def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:

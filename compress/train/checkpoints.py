@@ -3,26 +3,37 @@
 import contextlib
 import hashlib
 import pathlib
-from collections.abc import Generator
+import shutil
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
+from compress import processes
 from compress.annotations import PyTree
 from compress.sites import flat_paths
+from compress.train.checksums import checksums
+from compress.train.preservation import NewestAndBest, Score
+
+_SUMS = "checksums"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used for this run."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
 class Checkpoints:
     """The checkpoints of one run directory.
 
     Saved as a flat dict of arrays by path, so that they can be read without the code
-    that made them.
+    that made them; by all processes, where there are several.
     """
 
     def __init__(
@@ -30,6 +41,7 @@ class Checkpoints:
         directory: pathlib.Path,
         *,
         keep: int,
+        keep_best: int = 0,
         identity: str,
         read_only: bool = False,
     ) -> None:
@@ -38,19 +50,25 @@ class Checkpoints:
         Args:
           directory: For checkpoints alone.
           keep: How many of the newest are kept.
+          keep_best: How many of the best are kept besides.
           identity: What the run is; another one is refused.
           read_only: Leaves alone what another process may be writing.
         """
         self.directory = directory.absolute()
-        # Typed loosely: orbax re-exports its policies under another name.
-        policies: Any = orbax.training.preservation_policies
-        self._checkpointer = orbax.training.Checkpointer(
-            str(self.directory),
-            preservation_policy=policies.LatestN(keep),
-            custom_metadata={"identity": identity},
-            cleanup_tmp_directories=not read_only,
-        )
+        self._policy = NewestAndBest(keep, keep_best)
+        self._identity, self._read_only = identity, read_only
+        self._checkpointer = self._open()
         self._check_identity(identity)
+
+    def _open(self) -> Any:
+        # Typed loosely: orbax re-exports its policies under another name.
+        policy: Any = self._policy
+        return orbax.training.Checkpointer(
+            str(self.directory),
+            preservation_policy=policy,
+            custom_metadata={"identity": self._identity},
+            cleanup_tmp_directories=not self._read_only,
+        )
 
     def _check_identity(self, identity: str) -> None:
         metadata: Any = self._checkpointer.root_metadata().custom_metadata or {}
@@ -64,30 +82,69 @@ class Checkpoints:
             )
 
     @property
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, newest first; some may be damaged."""
+        return [saved.step for saved in reversed(self._checkpointer.checkpoints)]
+
+    @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+        return next(iter(self.steps), None)
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts saving; waits only for a save still under way."""
-        # Copied to the host first: the state's buffers are donated to the next chunk.
-        flat = {k: _to_host(v) for k, v in _flatten(state).items()}
+        # Copied first: the state's buffers are donated to the next chunk.
+        flat = {k: _copied(v) for k, v in _flatten(state).items()}
         with self._reporting(f"step {step} cannot be saved"):
-            self._checkpointer.save_async(step, flat, force=True)
+            self._checkpointer.save_async(
+                step, flat, force=True, custom_metadata={_SUMS: checksums(flat)}
+            )
 
-    def load(self, like: PyTree) -> PyTree:
-        """The newest checkpoint, as a pytree like `like`."""
-        flat = _flatten(like)
-        try:
-            restored = self._checkpointer.load(self.latest, flat)
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(
-                f"{self.directory}: step {self.latest} does not fit this model "
-                f"({str(error)[:300]})."
-            ) from error
+    def scored(self, step: int, score: Score) -> None:
+        """Notes how the checkpoint of a step did, so that the best are kept."""
+        self._policy.scored(step, score)
+
+    def load(self, step: int, like: PyTree) -> PyTree:
+        """A checkpoint as a pytree like `like`, on whatever devices that is on.
+
+        Raises:
+          DamagedError: If it cannot be read, or holds other numbers than were saved.
+        """
+        restored = self._read(step, _flatten(like))
         leaves = [restored[path] for path in flat_paths(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def _read(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of a checkpoint by path, if they are what was saved."""
+        where, restored, sums, problem = self.directory / str(step), {}, {}, None
+        try:
+            found = self._checkpointer.load(step, like)
+            restored = {path: found[path] for path in like}
+            metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
+            sums = metadata.get(_SUMS, {})
+        except Exception as error:  # whatever a damaged file makes orbax raise
+            problem = error
+        if processes.any_of(problem is not None):
+            text = f"{type(problem).__name__}: {str(problem)[:200]}"
+            other = "another process cannot read it"
+            raise DamagedError(f"{where}: {text if problem else other}") from problem
+        added = checksums(restored)
+        wrong = [path for path in like if sums.get(path) != added[path]]
+        if wrong:
+            rest = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+            raise DamagedError(f"{where}: not what was saved: {wrong[0]}{rest}")
+        return restored
+
+    def set_aside(self, steps: Sequence[int]) -> pathlib.Path:
+        """Moves checkpoints to a directory beside this one, which is returned.
+
+        In their place the run will save others.
+        """
+        aside = self.directory.with_name("damaged")
+        self.close()
+        processes.on_primary(lambda: _move(self.directory, aside, steps))
+        self._checkpointer = self._open()
+        return aside
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -128,12 +185,23 @@ def _flatten(state: PyTree) -> dict[str, Any]:
     return dict(zip(flat_paths(state), jax.tree.leaves(state), strict=True))
 
 
-def _to_host(leaf: Any) -> Any:
+def _copied(leaf: Any) -> Any:
+    """On the host; what several processes hold together stays on their devices."""
+    if processes.several():
+        # An accelerator's array is copied from it in any case before a save goes on.
+        return jnp.copy(leaf) if jax.default_backend() == "cpu" else leaf
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            jax.random.key_data(leaf).copy(), impl=jax.random.key_impl(leaf)
-        )
+        data = jnp.asarray(np.array(jax.random.key_data(leaf)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return np.array(leaf)
+
+
+def _move(directory: pathlib.Path, aside: pathlib.Path, steps: Sequence[int]) -> None:
+    aside.mkdir(exist_ok=True)
+    for step in steps:
+        if (aside / str(step)).exists():
+            shutil.rmtree(aside / str(step))  # damaged twice: the later one is kept
+        (directory / str(step)).rename(aside / str(step))
 
 
 def hash_of(tree: PyTree) -> str:
@@ -144,5 +212,5 @@ def hash_of(tree: PyTree) -> str:
             leaf = jax.random.key_data(leaf)
         x = np.ascontiguousarray(leaf)
         digest.update(f"{path}{x.shape}{x.dtype}".encode())
-        digest.update(x.data)
+        digest.update(x.view(np.uint8).data)  # bfloat16 is no buffer
     return digest.hexdigest()

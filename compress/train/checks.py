@@ -9,7 +9,7 @@ import numpy as np
 from compress.adapters import Model
 from compress.config import Config
 from compress.data import num_examples, shapes_of
-from compress.schedule import TrainState, build_step, post_training
+from compress.schedule import TrainState, build_step, plan_sharding, post_training
 from compress.schedule.techniques import Teacher
 from compress.sites import find_sites
 from compress.task import Task, TaskError, build_model, example_inputs
@@ -44,6 +44,8 @@ def check_phases(job: Job) -> list[Entered]:
     """
     phases = foresee(job)
     for entered in phases:
+        first = entered.phase.index == 0
+        plan_sharding(job.config, entered.model.params, first=first)
         state = jax.eval_shape(
             lambda params, model_state, entered=entered: start(
                 job, with_arrays(entered, params, model_state), jax.random.key(0)

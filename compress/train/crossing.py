@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from compress import prune
+from compress import processes, prune
 from compress.adapters import Model
 from compress.annotations import Array, PyTree
 from compress.config import Shrink
@@ -71,6 +71,28 @@ def cross(
         )
     boundaries = (*entered.boundaries, boundary)
     return after._replace(boundaries=boundaries), new
+
+
+def cross_together(
+    job: Job, entered: Entered, state: TrainState, known: Boundary | None
+) -> tuple[Entered, TrainState]:
+    """`cross` in every process, as process 0 decides: what is measured may differ."""
+    here: list[tuple[Entered, TrainState]] = []
+
+    def decide() -> dict[str, Any]:
+        here.append(cross(job, entered, state, known))
+        return here[0][0].boundaries[-1]._asdict()
+
+    decided = Boundary(**processes.on_primary(decide))
+    return here[0] if here else cross(job, entered, state, decided)
+
+
+def with_notes(entered: Entered, notes: Sequence[str]) -> Entered:
+    """The phase with more to report of the boundary that it was entered by."""
+    *before, last = entered.boundaries
+    records = [*last.records, *(note for note in notes if note not in last.records)]
+    boundaries = (*before, last._replace(records=records))
+    return entered._replace(boundaries=boundaries)
 
 
 def _change(

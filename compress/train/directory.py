@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Generator
 
+from compress import processes
 from compress.config import Config, config_hash
 from compress.files import write_json
 from compress.machine import describe_machine
@@ -27,17 +28,23 @@ def run_identity(config: Config, task: Task, seed: int) -> str:
 def claimed(directory: pathlib.Path) -> Generator[None]:
     """Makes a directory, and keeps other processes from writing to it meanwhile.
 
+    Of several processes of one run, process 0 holds it for all.
+
     Raises:
       RunError: If it cannot be made, or another process has it.
     """
+    with contextlib.ExitStack() as held:
+        processes.on_primary(lambda: _claim(directory, held))
+        yield
+
+
+def _claim(directory: pathlib.Path, held: contextlib.ExitStack) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("w")
+        file = held.enter_context((directory / ".lock").open("w"))
     except OSError as error:
         raise RunError(f"{directory}: cannot be written ({error.strerror}).") from error
-    with file:
-        _lock(file.fileno(), directory)
-        yield
+    _lock(file.fileno(), directory)
 
 
 def _lock(descriptor: int, directory: pathlib.Path) -> None:

@@ -10,12 +10,15 @@ import numpy as np
 from absl import logging
 
 import compress.transform as transforms
+from compress import processes
 from compress.adapters import Model
 from compress.config import Config
 from compress.schedule import (
+    Placement,
     TrainState,
     build_chunk,
     open_data,
+    place,
     split_phases,
     stage_starts,
 )
@@ -24,17 +27,23 @@ from compress.task import Task
 from compress.train.boundaries import Boundary, read_boundaries, write_boundaries
 from compress.train.checkpoints import Checkpoints
 from compress.train.checks import check_data, check_phases
-from compress.train.crossing import cross
+from compress.train.crossing import cross, cross_together, with_notes
 from compress.train.directory import (
     RunError,
     claimed,
-    run_identity,
     write_provenance,
 )
 from compress.train.evaluate import evaluate
-from compress.train.metrics import MetricsLog, read_metrics
-from compress.train.phases import Entered, Job, Measure, replay, run_key, start
+from compress.train.metrics import EVALUATED, MetricsLog, read_metrics
+from compress.train.phases import Entered, Job, Measure, run_key, start
 from compress.train.progress import ProgressBar, progress_bar
+from compress.train.restore import (
+    open_checkpoints,
+    placed,
+    remember_scores,
+    restored,
+    score_of,
+)
 from compress.train.signals import Terminated
 from compress.transform import Transform
 
@@ -43,7 +52,8 @@ class Trained(NamedTuple):
     """A finished run.
 
     Attributes:
-      state: After the last step, and after what was removed there.
+      state: After the last step, and after what was removed there; whole, on the
+        first device of each process.
       model: Its forward takes the parameters of `state`; its own are from before
         training, or from where the last phase was entered.
       transform: The chain of the last phase.
@@ -86,29 +96,38 @@ def train(
     Raises:
       RunError: If the loss stops being finite, or the directory is in use.
       CheckpointError: If its checkpoints are of another config.
+      ValueError: If the mesh is not all devices, or a rule of sharding does not fit.
     """
     check_data(config, task)
     job = Job(config, task, teacher, seed, measure)
     entered = check_phases(job)[0]
+    placement = place(config, entered.model.params)
+    processes.on_primary(lambda: _check_unused(directory, resume))
+    with (
+        claimed(directory),
+        open_checkpoints(config, task, directory, seed) as checkpoints,
+    ):
+        processes.on_primary(lambda: write_provenance(directory, config, task, seed))
+        if checkpoints.latest is None:
+            state = placement.put(start(job, entered, run_key(job)))
+        else:
+            found = restored(job, directory, checkpoints)
+            if found.damaged:
+                aside = checkpoints.set_aside(found.damaged)
+                logging.warning("%s: the damaged are now in it.", aside)
+            entered, placement, state = found.entered, found.placement, found.state
+            logging.info("%s: resumed at step %d", directory, checkpoints.latest)
+            remember_scores(task, directory, checkpoints)
+        run = _Run(job, entered, placement, directory, checkpoints)
+        return run.to_the_end(state, quiet)
+
+
+def _check_unused(directory: pathlib.Path, resume: bool) -> None:
     if (directory / "checkpoints").exists() and not resume:
         raise RunError(
             f"{directory}: holds a run already. Pass --resume to go on with it, or "
             "choose another --workdir."
         )
-    with (
-        claimed(directory),
-        open_checkpoints(config, task, directory, seed) as checkpoints,
-    ):
-        write_provenance(directory, config, task, seed)
-        if checkpoints.latest is None:
-            state = start(job, entered, run_key(job))
-        else:
-            entered, state = _restored(job, directory, checkpoints)
-            logging.info("%s: resumed at step %d", directory, checkpoints.latest)
-        # On its device for good: a state half placed would compile the step twice.
-        state = jax.device_put(state, jax.devices()[0])
-        run = _Run(job, entered, directory, checkpoints)
-        return run.to_the_end(state, quiet)
 
 
 def finished(
@@ -130,7 +149,10 @@ def finished(
         if checkpoints.latest != stage_starts(config)[-1]:
             return None
         job = Job(config, task, teacher, seed)
-        entered, state = _restored(job, directory, checkpoints)
+        found = restored(job, directory, checkpoints)
+        if found.damaged:
+            return None
+        entered, state = found.entered, found.placement.whole(found.state)
         for known in read_boundaries(directory)[entered.phase.index :]:
             entered, state = cross(job, entered, state, known)
         if entered.phase != split_phases(config)[-1]:
@@ -142,31 +164,6 @@ def finished(
         )
 
 
-def open_checkpoints(
-    config: Config,
-    task: Task,
-    directory: pathlib.Path,
-    seed: int,
-    read_only: bool = False,
-) -> Checkpoints:
-    """The checkpoints of a run, which must be of this config, seed and data."""
-    return Checkpoints(
-        directory / "checkpoints",
-        keep=config.keep_checkpoints,
-        identity=run_identity(config, task, seed),
-        read_only=read_only,
-    )
-
-
-def _restored(
-    job: Job, directory: pathlib.Path, checkpoints: Checkpoints
-) -> tuple[Entered, TrainState]:
-    """The phase of the newest checkpoint, and the state it holds."""
-    step = checkpoints.latest or 0
-    entered = replay(job, read_boundaries(directory), step)
-    return entered, checkpoints.load(start(job, entered, run_key(job)))
-
-
 class _Run:
     """One run, from its restored or first state to its last."""
 
@@ -174,6 +171,7 @@ class _Run:
         self,
         job: Job,
         entered: Entered,
+        placement: Placement,
         directory: pathlib.Path,
         checkpoints: Checkpoints,
     ) -> None:
@@ -182,27 +180,29 @@ class _Run:
         self.starts = stage_starts(job.config)
         self.phases = split_phases(job.config)
         self.compilations = 0
-        self._enter(entered)
+        self._enter(entered, placement)
 
-    def _enter(self, entered: Entered) -> None:
+    def _enter(self, entered: Entered, placement: Placement) -> None:
         """Builds the programs of a phase."""
-        self.entered = entered
+        self.entered, self.placement = entered, placement
         model, transform = entered.model, entered.transform
-        self.chunk = build_chunk(self.config, self.task, model, transform)
+        self.chunk = build_chunk(self.config, self.task, model, transform, placement)
         self.predict = jax.jit(self._predict)
 
     def _predict(self, state: TrainState, *inputs: Any) -> Any:
         entered = self.entered
         compressed = transforms.apply(entered.model.forward, entered.transform)
+        inputs = self.placement.split(inputs)
         outputs, _ = compressed(
             state.params, state.compression, state.model_state, *inputs
         )
-        return outputs
+        return self.placement.gather(outputs)
 
     def to_the_end(self, state: TrainState, quiet: bool) -> Trained:
         begin, total = int(state.compression.step), self.starts[-1]
         self.started = time.monotonic() - self._seconds_before(begin)
-        data = open_data(self.config, self.task, state)
+        data = open_data(self.config, self.task, state, self.placement)
+        quiet = quiet or not processes.is_primary()
         with (
             Terminated() as terminated,
             MetricsLog(self.directory, resumed_at=begin) as log,
@@ -225,7 +225,7 @@ class _Run:
         log: MetricsLog,
         bar: ProgressBar,
     ) -> TrainState:
-        """Trains to the end of the phase; whatever step it is in."""
+        """Trains to the end of the phase; returns the whole state."""
         step, end = int(state.compression.step), self.entered.phase.end
         while step < end:
             count = min(self.config.log_every, end - step)
@@ -233,25 +233,36 @@ class _Run:
             values = self._check(step, count, metrics)
             step += count
             # Also where a phase ends: what comes next may take long, or fail.
-            due = self._is_due(step, count) or terminated.seen or step == end
+            stop = processes.any_of(terminated.seen)
+            due = self._is_due(step, count) or stop or step == end
             self._record(step, state, values, due, log, bar)
-            if terminated.seen and step < self.starts[-1]:
+            if stop and step < self.starts[-1]:
                 self.checkpoints.close()
                 logging.warning("SIGTERM: saved at step %d; --resume goes on.", step)
                 raise SystemExit(128 + signal.SIGTERM)
         self.compilations += self.chunk.compilations()
+        state = self.placement.whole(state)
         transforms.check(self.entered.transform, state.params, state.compression)
         return state
 
     def _cross(self, state: TrainState) -> TrainState:
-        """Enters the next phase; what was decided is on disk before it trains."""
+        """Enters the next phase; what was decided is on disk before it trains.
+
+        On one device, so that what is decided does not depend on the mesh.
+        """
         boundaries = read_boundaries(self.directory)
         index = self.entered.phase.index
         known = boundaries[index] if index < len(boundaries) else None
-        entered, state = cross(self.job, self.entered, state, known)
-        write_boundaries(self.directory, entered.boundaries)
-        self._enter(entered)
-        return jax.device_put(state, jax.devices()[0])
+        entered, state = cross_together(self.job, self.entered, state, known)
+        placement = placed(self.job, entered)
+        for note in placement.plan.notes:
+            logging.warning("step %d: %s", entered.phase.start, note)
+        entered = with_notes(entered, placement.plan.notes)
+        processes.on_primary(
+            lambda: write_boundaries(self.directory, entered.boundaries)
+        )
+        self._enter(entered, placement)
+        return placement.put(state)
 
     def _seconds_before(self, step: int) -> float:
         """What earlier processes spent on the steps that are not done again."""
@@ -287,16 +298,18 @@ class _Run:
         log: MetricsLog,
         bar: ProgressBar,
     ) -> None:
+        stage = self._stage(step - 1)
         if due:
             # Saved first: an evaluation that fails must not cost the checkpoint.
             self.checkpoints.save(step, state)
             data = self.task.validation or self.task.test
-            predict = lambda *x: self.predict(state, *x)  # noqa: E731
-            values["eval_score"] = evaluate(predict, self.task, data).score
-        stage = self._stage(step - 1)
+            predict = lambda *x: self.placement.whole(self.predict(state, *x))  # noqa: E731
+            values[EVALUATED] = evaluate(predict, self.task, data).score
+            score = score_of(self.task, stage, values[EVALUATED])
+            self.checkpoints.scored(step, score)
         seconds = round(time.monotonic() - self.started, 3)
         log.write(step, stage=stage, seconds=seconds, **values)
-        shown = ("loss", "sparsity", "eval_score")
+        shown = ("loss", "sparsity", EVALUATED)
         bar.show(step, stage, {n: values[n] for n in shown if n in values})
 
     def _stage(self, step: int) -> str:

@@ -6,9 +6,17 @@ import pathlib
 from types import TracebackType
 from typing import Any
 
+from compress import processes
+
+# How the checkpoint that was saved at a step did.
+EVALUATED = "eval_score"
+
 
 class MetricsLog:
-    """`metrics.jsonl` of a run, always; event files beside it with the extra `tb`."""
+    """`metrics.jsonl` of a run, always; event files beside it with the extra `tb`.
+
+    Process 0 writes them; the others write nothing.
+    """
 
     def __init__(self, directory: pathlib.Path, *, resumed_at: int) -> None:
         """Opens the log.
@@ -17,15 +25,18 @@ class MetricsLog:
           directory: Of the run.
           resumed_at: Lines after this step are dropped: they will come again.
         """
-        path = directory / "metrics.jsonl"
-        _drop_after(path, resumed_at)
-        self._file = path.open("a")
-        self._writer = _tensorboard(directory)
+        self._file = self._writer = None
+        if processes.is_primary():
+            path = directory / "metrics.jsonl"
+            _drop_after(path, resumed_at)
+            self._file = path.open("a")
+            self._writer = _tensorboard(directory)
 
     def write(self, step: int, **values: Any) -> None:
         """Logs scalars (and texts, to the file only) at a step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             if self._writer is not None and isinstance(value, (int, float)):
                 self._writer.add_scalar(name, value, step)
@@ -39,7 +50,8 @@ class MetricsLog:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

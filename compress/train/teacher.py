@@ -23,6 +23,8 @@ def teacher_config(config: Config) -> Config:
         update={
             "name": "teacher",
             "model": teacher.model,
+            # Its rules name the student's parameters.
+            "sharding": config.sharding.model_copy(update={"rules": {}}),
             "teacher": None,
             "stages": (stage,),
             "export": Export(),
