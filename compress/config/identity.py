@@ -7,11 +7,13 @@ import json
 
 from compress.config.models import Config
 
-# What a run is called, which runs there are, and how often they speak and save.
+# What a run is called, which runs there are and which of them share a program, and how
+# often they speak and save.
 _WITHOUT_EFFECT = {
     "name",
     "compare",
     "seeds",
+    "vmap_seeds",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",

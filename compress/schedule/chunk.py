@@ -44,13 +44,12 @@ def build_chunk(
     The examples of each epoch come in an order that is a function of the key and the
     epoch, so a run that goes on from a checkpoint sees the data it would have seen.
     """
-    step = build_step(config, task, model, transform)
-    walk = _walk(config, task)
+    step, walk = build_step(config, task, model, transform), walk_of(config, task)
     if isinstance(task.train, Source):
         return _stream_chunk(step)
-    if _prefers_host_loop(config, task, model):
+    if prefers_host_loop(config, task, model):
         return _host_chunk(step, walk)
-    return _device_chunk(step, walk, config.log_every)
+    return build_device_chunk(step, walk, config.log_every)
 
 
 def open_data(config: Config, task: Task, state: TrainState) -> Batch | Stream:
@@ -61,7 +60,7 @@ def open_data(config: Config, task: Task, state: TrainState) -> Batch | Stream:
     """
     if not isinstance(task.train, Source):
         return jax.device_put(dict(task.train), jax.devices()[0])
-    walk, key = _walk(config, task), jnp.copy(state.key)  # the state is donated
+    walk, key = walk_of(config, task), jnp.copy(state.key)  # the state is donated
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -74,11 +73,12 @@ def open_data(config: Config, task: Task, state: TrainState) -> Batch | Stream:
     return Stream(task.train, indices_at, int(state.compression.step))
 
 
-def _walk(config: Config, task: Task) -> "_Walk":
-    return _Walk(num_examples(task.train), config.batch_size)
+def walk_of(config: Config, task: Task) -> "Walk":
+    """The walk of a run."""
+    return Walk(num_examples(task.train), config.batch_size)
 
 
-def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
+def prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
     """XLA:CPU leaves the gradients of convolutions inside loops in slow layouts.
 
     A step of a three-layer CNN takes about eight times longer in a scan than alone
@@ -91,7 +91,7 @@ def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
     return any(site.op == "conv_general_dilated" for site in sites)
 
 
-class _Walk(NamedTuple):
+class Walk(NamedTuple):
     """How a run walks through the examples.
 
     Attributes:
@@ -124,7 +124,7 @@ class _Walk(NamedTuple):
         return {name: array[rows] for name, array in data.items()}
 
 
-def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
+def build_device_chunk(step: Any, walk: Any, length: int) -> Chunk:
     """A loop on the device; its count is traced: shorter chunks need no program."""
 
     traces: list[None] = []
@@ -147,7 +147,9 @@ def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
         count = state.compression.step
         order = walk.order(state.key, count)
         shapes = jax.eval_shape(step, state, walk.batch(data, order, count))[1]
-        log = {name: jnp.zeros((length,), s.dtype) for name, s in shapes.items()}
+        log = {
+            name: jnp.zeros((length, *s.shape), s.dtype) for name, s in shapes.items()
+        }
         state, _, log = jax.lax.fori_loop(0, num_steps, one, (state, order, log))
         return state, log
 
@@ -158,7 +160,7 @@ def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
     )
 
 
-def _host_chunk(step: Any, walk: _Walk) -> Chunk:
+def _host_chunk(step: Any, walk: Walk) -> Chunk:
     """Steps dispatched one after the other; the host does not wait for any of them."""
 
     traces: list[None] = []
