@@ -20,7 +20,7 @@ from absl import logging
 
 import compress.transform as transforms
 from compress.config import Config, config_hash
-from compress.files import write_json
+from compress.files import write_json, write_text
 from compress.schedule import (
     Together,
     TrainState,
@@ -30,6 +30,7 @@ from compress.schedule import (
 )
 from compress.schedule.techniques import Teacher
 from compress.task import Task
+from compress.train.boundaries import write_boundaries
 from compress.train.checkpoints import CheckpointError, Checkpoints
 from compress.train.checks import check_data, check_phases
 from compress.train.directory import RunError, claimed, write_provenance
@@ -310,6 +311,27 @@ class _Group:
         model = entered.model._replace(params=own.params, model_state=own.model_state)
         compilations = self.chunk.compilations()
         return Trained(own, model, entered.transform, seconds, compilations, ())
+
+
+def adopt(
+    trained: Trained, source: pathlib.Path, place: Place, task: Task, seed: int
+) -> None:
+    """Makes a directory that of a run which another config has made: the same training.
+
+    Args:
+      trained: The run.
+      source: Its directory.
+      place: Of the config that differs in nothing that is trained.
+      task: Of both.
+      seed: Of both.
+    """
+    with claimed(place.directory):
+        write_provenance(place.directory, place.config, task, seed)
+        log = (source / "metrics.jsonl").read_text()
+        write_text(place.directory / "metrics.jsonl", log)
+        if trained.boundaries:
+            write_boundaries(place.directory, trained.boundaries)
+        save_last(place, task, seed, trained.state)
 
 
 def save_last(place: Place, task: Task, seed: int, state: TrainState) -> None:
