@@ -46,13 +46,21 @@ class Together(NamedTuple):
 
     def pick(self, state: TrainState, index: Any) -> TrainState:
         """The state of one seed, counted from 0."""
-        return self._each(lambda x: x[index], lambda x: x, state)
+        return self._each(lambda x: _at(x, index), lambda x: x, state)
 
     def _each(self, own: Any, shared: Any, *states: TrainState) -> TrainState:
         def act(axis: int | None, *trees: PyTree) -> PyTree:
             return jax.tree.map(shared if axis is None else own, *trees)
 
         return jax.tree.map(act, self.axes, *states, is_leaf=lambda x: x is None)
+
+
+def _at(x: Array, index: Any) -> Array:
+    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x[index]
+    # By its data: a key that is copied is not one that is drawn from.
+    data = jax.random.key_data(x)[index]
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
 
 
 def together(links: Mapping[str, Sequence[Transform]]) -> Together:

@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 import compress
 from compress.export.lower import Lowering
 from compress.export.pack import pack
-from compress.export.shared import Shared
 from compress.export.program import serving_function
+from compress.export.shared import Shared
 from tests.export import models
 
 QUANTIZED = [

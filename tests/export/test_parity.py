@@ -12,9 +12,9 @@ import pytest
 import compress
 from compress.export import ArtifactError
 from compress.export.build import shipped_model
-from compress.export.shared import Shared
 from compress.export.lower import Lowering
 from compress.export.operations import check_integer_sites, weight_uses
+from compress.export.shared import Shared
 from compress.export.taps import allowed_difference, parting_site, tapped_sites
 from compress.quantize import Range
 from tests.export import models
