@@ -175,7 +175,10 @@ def _dumped(config: Config) -> dict[str, Any]:
 
 
 def _group_job(
-    dumped: dict[str, Any], rows: list[str], seeds: list[int], directory: str
+    dumped: dict[str, Any],
+    rows: tuple[str, ...],
+    seeds: tuple[int, ...],
+    directory: str,
 ) -> list[tuple[str, int, str]]:
     """Runs a group in a worker; returns a line for each cell that was not finished."""
     config, root = parse_config(dumped), pathlib.Path(directory)
