@@ -15,6 +15,7 @@ import numpy as np
 from compress.adapters import Model
 from compress.annotations import Array, Int, PyTree
 from compress.config import Config
+from compress.data import Source
 from compress.schedule.chunk import (
     Chunk,
     Walk,
@@ -120,6 +121,8 @@ def why_apart(config: Config, task: Task, models: Sequence[Model]) -> str | None
             "what is removed, or pruned from inputs, between its phases is decided "
             "seed by seed"
         )
+    if isinstance(task.train, Source):
+        return "its examples are read from files, in an order of its own for each seed"
     if prefers_host_loop(config, task, models[0]):
         return "its convolutions are several times slower inside a loop on a CPU"
     if not _same_function(models, example_inputs(task, config.batch_size)):

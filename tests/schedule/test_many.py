@@ -10,6 +10,7 @@ from jax.extend.core import primitives
 
 import compress
 from compress.config import parse_config
+from compress.data import Source
 from compress.schedule import (
     build_chunk,
     build_links,
@@ -100,6 +101,14 @@ def test_convolutions_on_a_cpu_keep_seeds_apart() -> None:
         {"steps": 4, "learning_rate": 0.1}]})  # fmt: skip
     models = [digits.build(jax.random.key(s), "cnn", 2) for s in (0, 1)]
     assert "convolutions" in str(why_apart(config, digits.task(), models))
+
+
+def test_examples_read_from_files_keep_seeds_apart() -> None:
+    task = tiny.task()
+    read = lambda index: {name: x[index] for name, x in task.train.items()}  # noqa: E731
+    files = task._replace(train=Source(read, 70, "tiny"))
+    models = [tiny.build(jax.random.key(seed)) for seed in SEEDS]
+    assert "from files" in str(why_apart(CONFIG, files, models))
 
 
 @pytest.mark.parametrize("scale", [1.0, None])
