@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from compress.annotations import PyTree
 from compress.config import Config, load_config, row_config
@@ -157,6 +157,7 @@ def measured(root: pathlib.Path) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
     """Measures and saves."""
+    logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         found = measured(pathlib.Path(folder))
     result = {"kind": "seeds", "num_seeds": _SEEDS.value, "row": _ROW, **found}

@@ -1,7 +1,11 @@
 """Cells that share a training or a program, and are otherwise cells of their own."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from compress.compare import compare
 from compress.compare.groups import Group, groups_of, run_group
 from compress.config import Config, row_config
 from compress.report import load_compare
+from compress.train.metrics import read_metrics
 from tests.compare import configs
 from tests.compare.test_grid import in_this_process
 
@@ -175,3 +180,67 @@ def test_a_comparison_says_why_seeds_were_trained_one_by_one(
 def test_the_number_of_seeds_in_one_program_makes_no_other_run() -> None:
     one, many = configs_of(vmap_seeds=1)["float"], configs_of(vmap_seeds=2)["float"]
     assert compress.config.config_hash(one) == compress.config.config_hash(many)
+
+
+LONG = {
+    "stages": [
+        {"steps": 150, "learning_rate": 0.01},
+        {"steps": 150, "learning_rate": 0.01, "prune": {"sparsity": 0.5}},
+    ],
+    "log_every": 5,
+    "checkpoint_every": 5,
+    "export": {"platforms": ["cpu"]},
+}
+
+
+def started(directory: pathlib.Path) -> subprocess.Popen[bytes]:
+    """A comparison of two seeds in one program, in a process of its own."""
+    script = f"""
+import pathlib
+import subprocess
+import sys
+import time
+from compress.compare import compare
+from tests.compare import configs, test_groups
+if __name__ == "__main__":
+    config = configs.comparison(
+        rows=[test_groups.FLOAT], seeds=(0, 1), vmap_seeds=2, **test_groups.LONG)
+    raise SystemExit(compare(config, pathlib.Path({str(directory)!r}), workers=1))
+"""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "main.py").write_text(script)
+    root = pathlib.Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, directory / "main.py"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+@pytest.mark.slow
+def test_a_group_that_is_killed_goes_on_to_the_same_bits(
+    tmp_path: pathlib.Path,
+) -> None:
+    assert started(tmp_path / "whole").wait() == 0
+    process = started(tmp_path / "cut")
+    checkpoints = tmp_path / "cut/.groups/float-seed0-to-1/checkpoints"
+    for _ in range(6000):
+        if len(list(checkpoints.glob("[0-9]*"))) == 2:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not list((tmp_path / "cut").glob("float-seed*/checkpoints"))
+    begun = read_metrics(tmp_path / "cut/float-seed0/metrics.jsonl")
+    assert 0 < begun[-1]["step"] < 300
+    time.sleep(2)  # its worker notices that the parent is gone
+    assert started(tmp_path / "cut").wait() == 0
+    for seed in SEEDS:
+        hashes = [
+            json.loads((tmp_path / way / f"float-seed{seed}/result.json").read_text())[
+                "checkpoint_hash"
+            ]
+            for way in ("whole", "cut")
+        ]
+        assert hashes[0] == hashes[1]
+        lines = read_metrics(tmp_path / f"cut/float-seed{seed}/metrics.jsonl")
+        assert [line["step"] for line in lines] == list(range(5, 301, 5))
