@@ -75,9 +75,9 @@ def compare(
         for each in rows.values():
             check_schedule(each, task)
         apart = reasons_apart(rows, config.seeds, task)
-        notes = [f"{row}: seeds were trained one by one, since {why}."
-                 for row, why in apart.items()]  # fmt: skip
-        notes += train_teachers(config, directory, say)
+        notes = train_teachers(config, directory, say)
+        for row, why in apart.items():
+            notes.append(f"{row}: seeds were trained one by one, since {why}.")
         _write_settings(config, directory, notes)
         todo = {cell for cell, wanted in zip(cells, is_open, strict=True) if wanted}
         groups = [

@@ -257,7 +257,7 @@ class _Group:
             bad = np.flatnonzero(~np.isfinite(own["loss"]))
             if bad.size and seed in self.places and seed not in self.failed:
                 self.failed[seed] = self._not_finite(seed, step + int(bad[0]))
-            means = {name: float(own[name].mean()) for name in ("loss", "accuracy")}
+            means = {name: float(own[name].mean()) for name in ("loss", "score")}
             found[seed] = {**{n: float(x[-1]) for n, x in own.items()}, **means}
         return found
 
@@ -285,7 +285,7 @@ class _Group:
             if due:
                 data = self.task.validation or self.task.test
                 predict = self._predictor(state, index)
-                own["eval_accuracy"] = evaluate(predict, self.task, data).accuracy
+                own["eval_score"] = evaluate(predict, self.task, data).score
             logs[seed].write(step, stage=stage, seconds=seconds, **own)
 
     def _predictor(self, state: TrainState, index: int) -> Callable[..., Any]:

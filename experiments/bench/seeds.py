@@ -108,7 +108,7 @@ def differences(alone: Mapping[int, Any], together: Mapping[int, Any]) -> Any:
         other, other_result = together[seed]
         masks.append(_unequal(state.compression, other.compression))
         weights.append(_largest(state.params, other.params))
-        scores.append(other_result["accuracy"] - result["accuracy"])
+        scores.append(other_result["score"] - result["score"])
     return {
         "masks": float(np.mean(masks)),
         "parameters": float(np.median(weights)),
