@@ -10,10 +10,11 @@ import numpy as np
 
 import compress.transform as transforms
 from compress import processes
+from compress.adapters import Model
 from compress.annotations import PyTree
 from compress.compare.trial import measure_of
 from compress.config import Config, config_hash
-from compress.export import Artifact, export, export_onnx
+from compress.export import Artifact, Shared, export, export_onnx
 from compress.export.manifest import program_files
 from compress.files import write_json
 from compress.report import FORMAT_VERSION, pack_items, size_accounting
@@ -34,7 +35,7 @@ from compress.train import (
     teacher_of,
     train,
 )
-from compress.transform import State, Transform, calibrate, chain
+from compress.transform import State, calibrator, chain
 
 RESULT = "result.json"
 _MAX_BATCHES = 8
@@ -82,15 +83,23 @@ def run_cell(
         resume=resume,
         quiet=quiet,
     )
-    return processes.on_primary(lambda: _finish(config, task, trained, directory, seed))
+    shipping = Shipping(config, trained)
+    return processes.on_primary(
+        lambda: ship_cell(shipping, task, trained, directory, seed=seed)
+    )
 
 
-def _finish(
-    config: Config, task: Task, trained: Trained, directory: pathlib.Path, seed: int
+def ship_cell(
+    shipping: "Shipping",
+    task: Task,
+    trained: Trained,
+    directory: pathlib.Path,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
-    """Exports and measures a trained model, and writes its result."""
-    transform, state = _final_transform(config, task, trained, seed)
-    result = _ship(config, task, trained, transform, state, directory, seed)
+    """Exports and measures a trained model: the second half of `run_cell`."""
+    state = shipping.state(task, trained, seed)
+    result = _ship(shipping, task, trained, state, directory, seed)
     write_json(directory / RESULT, result)
     for name in ("error.json", "traceback.txt"):
         (directory / name).unlink(missing_ok=True)
@@ -121,13 +130,13 @@ def write_onnx(
             f"{directory}: holds no finished run of this config with its checkpoints. "
             "Use `run` first, with the same --workdir, --row and --set."
         )
-    transform, state = _final_transform(config, task, trained, seed)
+    shipping = Shipping(config, trained)
     return export_onnx(
         directory / "model.onnx",
-        _inference(trained),
+        shipping.shared.forward,
         trained.state.params,
-        transform,
-        state,
+        shipping.shared.transform,
+        shipping.state(task, trained, seed),
         model_state=trained.state.model_state,
         batches=calibration_batches(config, task, seed, _MAX_BATCHES),
         overwrite=True,
@@ -167,43 +176,53 @@ def finished_result(
     return result if version == FORMAT_VERSION else None
 
 
-def _final_transform(
-    config: Config, task: Task, trained: Trained, seed: int
-) -> tuple[Transform, State]:
-    """What is shipped: the trained chain, and PTQ after it where the config says so."""
-    transform, state = trained.transform, trained.state.compression
-    setting = config.export.quantize
-    if setting is None:
-        return transform, state
-    after = post_training(setting)
-    predict = trained.model.predictor(trained.state.model_state)
-    batches = calibration_batches(config, task, seed, setting.batches)
-    sites = find_sites(predict, trained.state.params, *batches[0])
-    both = chain(transform, after)
-    memory = (state.memory, after.init(trained.state.params, sites))
-    started = State(state.step, memory)
-    if setting.activations == "int8":
-        started = calibrate(predict, both, trained.state.params, started, batches)
-    return both, started
+class Shipping:
+    """How the cells of one row are shipped; what they have in common is compiled once.
+
+    Attributes:
+      config: Of the row.
+      shared: The inference function and what is shipped: the trained chain, and PTQ
+        after it where the config says so.
+    """
+
+    def __init__(self, config: Config, trained: Trained) -> None:
+        """For one run, and others with its model and transform."""
+        self.config, setting = config, config.export.quantize
+        forward, transform = _inference(trained.model), trained.transform
+        self._after = None if setting is None else post_training(setting)
+        both = transform if self._after is None else chain(transform, self._after)
+        self.shared = Shared(forward, both)
+        self._calibrated = calibrator(forward, both)
+
+    def state(self, task: Task, trained: Trained, seed: int) -> State:
+        """The state of what is shipped: as trained, or calibrated."""
+        state, setting = trained.state.compression, self.config.export.quantize
+        if setting is None or self._after is None:
+            return state
+        params, first = trained.state.params, trained.state.model_state
+        batches = calibration_batches(self.config, task, seed, setting.batches)
+        sites = find_sites(self.shared.forward, params, first, *batches[0])
+        memory = (state.memory, self._after.init(params, sites))
+        started = State(state.step, memory)
+        if setting.activations != "int8":
+            return started
+        return self._calibrated(params, started, [(first, *x) for x in batches])
 
 
 def _ship(
-    config: Config,
+    shipping: Shipping,
     task: Task,
     trained: Trained,
-    transform: Transform,
     state: State,
     directory: pathlib.Path,
     seed: int,
 ) -> dict[str, Any]:
     """Exports, evaluates what was exported, and puts the result together."""
-    compressed = jax.jit(transforms.apply(_inference(trained), transform))
+    config, shared = shipping.config, shipping.shared
     arrays = (trained.state.params, state, trained.state.model_state)
-    reference = evaluate(lambda *x: compressed(*arrays, *x), task, task.test)
-    artifact, served = _exported(
-        config, task, trained, transform, state, directory, seed
-    )
-    scalars = transforms.metrics(transform, state)
+    reference = evaluate(lambda *x: shared.trained(*arrays, *x), task, task.test)
+    artifact, served = _exported(shipping, task, trained, state, directory, seed)
+    scalars = transforms.metrics(shared.transform, state)
     return {
         "format_version": FORMAT_VERSION,
         "row": config.name,
@@ -230,16 +249,15 @@ def _ship(
 
 
 def _exported(
-    config: Config,
+    shipping: Shipping,
     task: Task,
     trained: Trained,
-    transform: Transform,
     state: State,
     directory: pathlib.Path,
     seed: int,
 ) -> tuple[Artifact, Evaluation]:
     """The artifact, and how it does on the test set."""
-    measured = {}
+    config, shared, measured = shipping.config, shipping.shared, {}
 
     def measure(artifact: Artifact) -> dict[str, Any]:
         measured["test"] = evaluate(artifact, task, task.test)
@@ -247,9 +265,9 @@ def _exported(
 
     artifact = export(
         directory / "artifact",
-        _inference(trained),
+        shared.forward,
         trained.state.params,
-        transform,
+        shared.transform,
         state,
         model_state=trained.state.model_state,
         batches=calibration_batches(config, task, seed, _MAX_BATCHES),
@@ -262,6 +280,7 @@ def _exported(
         config=config.model_dump(mode="json"),
         metadata={"seed": seed, **_phases(trained)},
         overwrite=True,
+        shared=shared,
     )
     return artifact, measured["test"]
 
@@ -286,11 +305,11 @@ def _phases(trained: Trained) -> dict[str, Any]:
     return {"phases": boundaries_json(boundaries)} if boundaries else {}
 
 
-def _inference(trained: Trained) -> Callable[..., Any]:
+def _inference(model: Model) -> Callable[..., Any]:
     """`(params, model_state, *inputs) -> outputs`."""
 
     def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
-        return trained.model.forward(params, model_state, *inputs)[0]
+        return model.forward(params, model_state, *inputs)[0]
 
     return forward
 

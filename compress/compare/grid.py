@@ -1,15 +1,22 @@
 """A comparison: rows times seeds, resumable, then latency and the report."""
 
+import itertools
 import pathlib
-import re
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from compress.compare.cell import CellError, finished_result, run_cell
+from compress.compare.cell import CellError, finished_result
+from compress.compare.groups import (
+    Group,
+    Outcome,
+    cell_folder,
+    groups_of,
+    reasons_apart,
+    run_group,
+)
 from compress.compare.latency import measure_rows
 from compress.compare.pool import run_jobs
 from compress.compare.sensitivity import measure_sensitivity
@@ -64,11 +71,22 @@ def compare(
     is_open = [not _is_finished(config, directory, data, *cell) for cell in cells]
     with claimed(directory):
         _write_settings(config, directory, [])
-        for row in _rows(config):
-            check_schedule(row_config(config, row), task)
-        _write_settings(config, directory, train_teachers(config, directory, say))
-        todo = [cell for cell, wanted in zip(cells, is_open, strict=True) if wanted]
-        failed = _run(config, directory, todo, len(cells), workers, say)
+        rows = {row.name: row_config(config, row) for row in _rows(config)}
+        for each in rows.values():
+            check_schedule(each, task)
+        apart = reasons_apart(rows, config.seeds, task)
+        notes = train_teachers(config, directory, say)
+        for row, why in apart.items():
+            notes.append(f"{row}: seeds were trained one by one, since {why}.")
+        _write_settings(config, directory, notes)
+        todo = {cell for cell, wanted in zip(cells, is_open, strict=True) if wanted}
+        groups = [
+            group
+            for group in groups_of(rows, config.seeds, apart)
+            if todo.intersection(itertools.product(*group))
+        ]
+        done = len(cells) - len(todo)
+        failed = _run(config, directory, groups, len(cells), done, workers, say)
         _measure(config, directory, say)
     return failed
 
@@ -81,11 +99,6 @@ def _measure(
     job = (_dumped(config), str(directory), first)
     for _ in run_jobs(_measure_job, [job], workers=1, cache=directory / ".programs"):
         pass
-
-
-def cell_folder(row: str, seed: int) -> str:
-    """The folder of a cell within the comparison's."""
-    return f"{re.sub(r'[^A-Za-z0-9+.-]+', '_', row)}-seed{seed}"
 
 
 def _rows(config: Config) -> tuple[Row, ...]:
@@ -135,23 +148,25 @@ def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -
 def _run(
     config: Config,
     directory: pathlib.Path,
-    cells: list[tuple[str, int]],
+    groups: list[Group],
     total: int,
+    done: int,
     workers: int | None,
     say: Callable[[str], None],
 ) -> int:
-    done, failed = total - len(cells), 0
+    failed = 0
     if done:
         say(f"{done} of {total} cells are finished already")
-    jobs = [(_dumped(config), row, seed, str(directory)) for row, seed in cells]
+    jobs = [(_dumped(config), *group, str(directory)) for group in groups]
     on_cpu = jax.default_backend() == "cpu"
     # An accelerator is used by one process at a time; cores are shared out.
     count = workers or (num_usable_cpus() or 1 if on_cpu else 1)
-    for job, line in run_jobs(
-        _cell_job, jobs, workers=count, cache=directory / ".programs"
+    for _, lines in run_jobs(
+        _group_job, jobs, workers=count, cache=directory / ".programs"
     ):
-        done, failed = done + 1, failed + line.startswith("failed")
-        say(f"[{done}/{total}] {job[1]}, seed {job[2]}: {line}")
+        for row, seed, line in lines:
+            done, failed = done + 1, failed + line.startswith("failed")
+            say(f"[{done}/{total}] {row}, seed {seed}: {line}")
     return failed
 
 
@@ -159,33 +174,28 @@ def _dumped(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _cell_job(dumped: dict[str, Any], row: str, seed: int, directory: str) -> str:
-    """Runs one cell in a worker; returns a line that says how it went."""
-    root = pathlib.Path(directory)
-    folder = root / cell_folder(row, seed)
-    try:
-        result = run_cell(
-            _config_of(parse_config(dumped), row),
-            folder,
-            seed=seed,
-            teachers=root / "teachers",
-            resume=True,
-            quiet=True,
-        )
-    except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        details = {
-            "row": row,
-            "seed": seed,
-            "error": f"{type(error).__name__}: {error}",
-        }
-        write_json(folder / "error.json", details)
-        (folder / "traceback.txt").write_text(traceback.format_exc())
-        return f"failed: {error} (see {folder / 'traceback.txt'})"
-    sizes = result["sizes"]
+def _group_job(
+    dumped: dict[str, Any],
+    rows: tuple[str, ...],
+    seeds: tuple[int, ...],
+    directory: str,
+) -> list[tuple[str, int, str]]:
+    """Runs a group in a worker; returns a line for each cell that was not finished."""
+    config, root = parse_config(dumped), pathlib.Path(directory)
+    configs = {row: _config_of(config, row) for row in rows}
+    return [
+        (row, seed, _line(outcome, root / cell_folder(row, seed)))
+        for row, seed, outcome in run_group(configs, seeds, root)
+    ]
+
+
+def _line(outcome: Outcome, folder: pathlib.Path) -> str:
+    """How a cell went."""
+    if isinstance(outcome, Exception):
+        return f"failed: {outcome} (see {folder / 'traceback.txt'})"
     return (
-        f"{score_text(result['score'], result['metric'])}, {sizes['file']:,} bytes, "
-        f"{result['train_seconds']:.1f} s"
+        f"{score_text(outcome['score'], outcome['metric'])}, "
+        f"{outcome['sizes']['file']:,} bytes, {outcome['train_seconds']:.1f} s"
     )
 
 

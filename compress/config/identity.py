@@ -7,12 +7,13 @@ import json
 
 from compress.config.models import Config
 
-# What a run is called, which runs there are, how often they speak and save, and which
-# devices they use.
+# What a run is called, which runs there are, which of them share a program, how often
+# they speak and save, and which devices they use.
 _WITHOUT_EFFECT = {
     "name",
     "compare",
     "seeds",
+    "vmap_seeds",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",

@@ -189,6 +189,11 @@ class Config(Model):
         description="One run per seed; each may appear once.",
         json_schema_extra={"uniqueItems": True},
     )
+    vmap_seeds: int = Field(
+        default=1,
+        ge=1,
+        description="At most so many seeds are trained in one compiled program.",
+    )
     log_every: int = Field(
         default=50, ge=1, description="Steps per compiled chunk and per log line."
     )

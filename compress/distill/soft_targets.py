@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from compress.annotations import Array, Float, PyTree
@@ -29,9 +30,9 @@ class SoftTargetsState(NamedTuple):
 def soft_targets(
     teacher: tuple[Callable[..., Any], PyTree],
     *,
-    temperature: float = 4.0,
-    soft_weight: float = 0.9,
-    hard_weight: float = 0.1,
+    temperature: float | Float[Array, ""] = 4.0,
+    soft_weight: float | Float[Array, ""] = 0.9,
+    hard_weight: float | Float[Array, ""] = 0.1,
     steps: Window | Sequence[Window] = (0, None),
 ) -> Transform:
     """Adds the divergence from the teacher's predictions to the loss.
@@ -39,6 +40,9 @@ def soft_targets(
     `hard_weight * loss + soft_weight * T**2 * KL(teacher || student)` in the window of
     steps, the plain loss outside it. The teacher is evaluated in the same jit and only
     inside the window.
+
+    Temperature and weights may be traced: a grid over them is one program under
+    `jax.vmap`. What a traced number is cannot be checked.
 
     Args:
       teacher: `(forward, params)` of any architecture, `forward(params, *inputs)`
@@ -80,7 +84,7 @@ def soft_cross_entropy(
     student: Float[Array, "*batch classes"],
     teacher: Float[Array, "..."],
     *,
-    temperature: float,
+    temperature: float | Float[Array, ""],
 ) -> Float[Array, ""]:
     """`T**2 * KL(softmax(teacher / T) || softmax(student / T))`, mean over the batch.
 
@@ -116,17 +120,24 @@ def _as_windows(steps: Any) -> tuple[tuple[int, int], ...]:
     return tuple((a, _NEVER if b is None else b) for a, b in several)
 
 
+def _is_known(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer)
+
+
 def _check_settings(
-    temperature: float,
-    soft_weight: float,
-    hard_weight: float,
+    temperature: Any,
+    soft_weight: Any,
+    hard_weight: Any,
     windows: Sequence[tuple[int, int]],
 ) -> None:
-    if temperature <= 0:
+    if _is_known(temperature) and temperature <= 0:
         raise ValueError(
             f"distill.soft_targets: temperature={temperature} must be positive."
         )
-    if min(soft_weight, hard_weight) < 0 or soft_weight + hard_weight == 0:
+    weights_known = _is_known(soft_weight) and _is_known(hard_weight)
+    if weights_known and (
+        min(soft_weight, hard_weight) < 0 or soft_weight + hard_weight == 0
+    ):
         raise ValueError(
             f"distill.soft_targets: soft_weight={soft_weight} and "
             f"hard_weight={hard_weight} must not be negative, nor both zero."

@@ -22,6 +22,7 @@ from compress.export.program import (
     serving_function,
     with_batch,
 )
+from compress.export.shared import Shared
 from compress.export.state import given_at_sites, write_state
 from compress.export.storage import stored_bytes, write_arrays
 from compress.export.taps import Model, parting_site
@@ -32,7 +33,6 @@ from compress.sites import Sites, find_sites
 from compress.transform import (
     State,
     Transform,
-    chain,
     check,
     check_finite,
     init,
@@ -61,6 +61,7 @@ def export(
     config: Mapping[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
     overwrite: bool = False,
+    shared: Shared | None = None,
 ) -> artifacts.Artifact:
     """Writes an artifact and returns it, loaded again from disk.
 
@@ -94,6 +95,8 @@ def export(
         `jax-compress upgrade` and `bench` find the model again.
       metadata: Anything JSON holds, for the manifest.
       overwrite: Whether an artifact already at `path` may be replaced.
+      shared: Of this `forward` and `transform`, for several exports that differ in
+        their numbers: what they have in common is compiled once.
 
     Raises:
       ArtifactError: If the artifact does not reproduce the trained forward (it names
@@ -109,8 +112,9 @@ def export(
     Lowering(lowering)  # refuses an unknown mode
     check_batches(batches, static_batch)
     batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
-    model = shipped_model(forward, params, transform, state, model_state, batches[0])
-    trained = model.trained()
+    shared = _checked(shared, forward, transform)
+    model = shipped_model(shared, params, state, model_state, batches[0])
+    trained = model.trained(shared.trained)
     with new_artifact(final) as partial:
         content = _write(partial, model, batches[0], platforms, static_batch, lowering)
         content["lowering"]["chunk"] = _chunk(model, trained, batches[0], lowering)
@@ -125,10 +129,22 @@ def export(
     return artifacts.load(final)
 
 
+def _checked(
+    shared: Shared | None, forward: Callable[..., Any], transform: Transform | None
+) -> Shared:
+    if shared is None:
+        return Shared(forward, transform)
+    if shared.forward is not forward or shared.transform is not transform:
+        raise ValueError(
+            "export: shared is of another forward or transform. Give what it was made "
+            "with, or leave it out."
+        )
+    return shared
+
+
 def shipped_model(
-    forward: Callable[..., Any],
+    shared: Shared,
     params: PyTree,
-    transform: Transform | None,
     state: State | None,
     model_state: PyTree | None,
     example: tuple[Any, ...],
@@ -136,12 +152,13 @@ def shipped_model(
     """The model with the numbers that are shipped; refuses what is not ready."""
     first = () if model_state is None else (model_state,)
     check_finite(params)
-    if transform is None or state is None:
-        transform = chain()
+    forward, transform = shared.forward, shared.transform
+    if state is None:
         state = init(forward, transform, params, *first, *example)
-    check(transform, params, state)
+    seen = shared.seen(params, state)
+    check(transform, params, state, seen)
     check_ranges(transform, state)
-    packed = pack(transform, params, state, model_state)
+    packed = pack(params, seen, int(state.step), model_state)
     return Model(forward, transform, params, state, packed, first)
 
 

@@ -15,7 +15,6 @@ from compress.export.storage import bits_per_element
 from compress.interpret import Quantized
 from compress.quantize import Range, absmax_scale, largest_integer
 from compress.sites import Sites, flat_paths
-from compress.transform import State, Transform, parameters
 
 MODEL_STATE = "model_state"
 
@@ -60,23 +59,26 @@ class Packed:
         return (jax.tree.unflatten(self.state_structure, leaves),)
 
 
-def pack(
-    transform: Transform, params: PyTree, state: State, model_state: PyTree | None
-) -> Packed:
-    """Masks and quantizes the parameters for good; the model's state stays as it is.
+def pack(params: PyTree, seen: PyTree, step: int, model_state: PyTree | None) -> Packed:
+    """What is shipped of a model; its state stays as it is.
+
+    Args:
+      params: The trained parameters.
+      seen: As the forward pass sees them: masked, quantized.
+      step: Updates done.
+      model_state: Arrays that are no parameters.
 
     Raises:
       ArtifactError: If quantization has not started yet, or something in the model's
         state is not a plain array or has the name of a parameter.
     """
-    seen = jax.jit(lambda p, s: parameters(transform, p, s))(params, state)
     boxes = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
     paths = tuple(flat_paths(params))
     weights: dict[str, np.ndarray] = {}
     dtypes = {}
     for path, box in zip(paths, boxes, strict=True):
         if isinstance(box, Quantized):
-            weights[path] = _integers(path, box, int(state.step))
+            weights[path] = _integers(path, box, step)
             weights[path + SCALE] = np.asarray(box.scale)
             dtypes[path] = box.dtype
         else:

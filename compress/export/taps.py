@@ -18,7 +18,7 @@ from compress.export.pack import Packed
 from compress.export.program import serving_function
 from compress.interpret import Product, Quantized
 from compress.sites import Site, find_sites
-from compress.transform import SiteProduct, State, Transform, apply, observe
+from compress.transform import SiteProduct, State, Transform, observe
 
 # Below this, float32 holds every partial sum of products of int8 exactly.
 _EXACT = 2**24 // 127**2
@@ -65,9 +65,12 @@ class Model(NamedTuple):
     packed: Packed
     first: tuple[PyTree, ...]
 
-    def trained(self) -> Callable[..., Any]:
-        """The forward pass as it was trained, `(*inputs) -> outputs`."""
-        compressed = jax.jit(apply(self.forward, self.transform))
+    def trained(self, compressed: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward pass as it was trained, `(*inputs) -> outputs`.
+
+        Args:
+          compressed: `Shared.trained` of this forward and transform.
+        """
         return partial(compressed, self.params, self.state, *self.first)
 
 

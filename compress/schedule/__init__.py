@@ -3,6 +3,10 @@
 from compress.schedule.chunk import Chunk as Chunk
 from compress.schedule.chunk import build_chunk as build_chunk
 from compress.schedule.chunk import open_data as open_data
+from compress.schedule.many import Together as Together
+from compress.schedule.many import build_many_chunk as build_many_chunk
+from compress.schedule.many import together as together
+from compress.schedule.many import why_apart as why_apart
 from compress.schedule.optimizer import build_optimizer as build_optimizer
 from compress.schedule.optimizer import learning_rate as learning_rate
 from compress.schedule.phases import Phase as Phase

@@ -59,12 +59,12 @@ def build_chunk(
     """
     placement = placement or place(config, model.params)
     step = _placed_step(build_step(config, task, model, transform), placement)
-    walk = _walk(config, task)
+    walk = walk_of(config, task)
     if isinstance(task.train, Source):
         return _stream_chunk(step)
-    if _prefers_host_loop(config, task, model):
+    if prefers_host_loop(config, task, model):
         return _host_chunk(step, walk)
-    return _device_chunk(step, walk, config.log_every)
+    return build_device_chunk(step, walk, config.log_every)
 
 
 def open_data(
@@ -78,7 +78,7 @@ def open_data(
     if not isinstance(task.train, Source):
         return placement.replicate(dict(task.train))
     # Copied, since the state is donated; each process computes its order alone.
-    walk, key = _walk(config, task), jnp.copy(placement.whole(state.key))
+    walk, key = walk_of(config, task), jnp.copy(placement.whole(state.key))
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -91,8 +91,9 @@ def open_data(
     return Stream(task.train, indices_at, int(state.compression.step))
 
 
-def _walk(config: Config, task: Task) -> "_Walk":
-    return _Walk(num_examples(task.train), config.batch_size)
+def walk_of(config: Config, task: Task) -> "Walk":
+    """The walk of a run."""
+    return Walk(num_examples(task.train), config.batch_size)
 
 
 def _placed_step(step: Any, placement: Placement) -> Any:
@@ -109,7 +110,7 @@ def _placed_step(step: Any, placement: Placement) -> Any:
     return placed
 
 
-def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
+def prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
     """XLA:CPU leaves the gradients of convolutions inside loops in slow layouts.
 
     A step of a three-layer CNN takes about eight times longer in a scan than alone
@@ -122,7 +123,7 @@ def _prefers_host_loop(config: Config, task: Task, model: Model) -> bool:
     return any(site.op == "conv_general_dilated" for site in sites)
 
 
-class _Walk(NamedTuple):
+class Walk(NamedTuple):
     """How a run walks through the examples.
 
     Attributes:
@@ -155,7 +156,7 @@ class _Walk(NamedTuple):
         return {name: array[rows] for name, array in data.items()}
 
 
-def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
+def build_device_chunk(step: Any, walk: Any, length: int) -> Chunk:
     """A loop on the device; its count is traced: shorter chunks need no program."""
 
     traces: list[None] = []
@@ -178,7 +179,9 @@ def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
         count = state.compression.step
         order = walk.order(state.key, count)
         shapes = jax.eval_shape(step, state, walk.batch(data, order, count))[1]
-        log = {name: jnp.zeros((length,), s.dtype) for name, s in shapes.items()}
+        log = {
+            name: jnp.zeros((length, *s.shape), s.dtype) for name, s in shapes.items()
+        }
         state, _, log = jax.lax.fori_loop(0, num_steps, one, (state, order, log))
         return state, log
 
@@ -189,7 +192,7 @@ def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
     )
 
 
-def _host_chunk(step: Any, walk: _Walk) -> Chunk:
+def _host_chunk(step: Any, walk: Walk) -> Chunk:
     """Steps dispatched one after the other; the host does not wait for any of them."""
 
     traces: list[None] = []

@@ -1,7 +1,8 @@
 """Goes on where a run was left: its checkpoints, on whatever devices there are now."""
 
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -70,21 +71,36 @@ def restored(job: Job, directory: pathlib.Path, checkpoints: Checkpoints) -> Fou
     Raises:
       CheckpointError: If none is.
     """
-    damaged: list[int] = []
-    boundaries, steps = read_boundaries(directory), checkpoints.steps
-    for step, older in zip(steps, [*steps[1:], None]):
+    boundaries = read_boundaries(directory)
+
+    def at(step: int) -> tuple[Entered, Placement, TrainState]:
         entered = replay(job, boundaries, step)
         placement = placed(job, entered)
+        like = placement.target(start(job, entered, run_key(job)))
+        return entered, placement, checkpoints.load(step, like)
+
+    found, damaged = newest_good(checkpoints, at)
+    return Found(*found, damaged)
+
+
+def newest_good(
+    checkpoints: Checkpoints, load: Callable[[int], Any]
+) -> tuple[Any, tuple[int, ...]]:
+    """What `load(step)` gives of the newest step that is whole, and the damaged steps.
+
+    Raises:
+      CheckpointError: If none is.
+    """
+    damaged: list[int] = []
+    steps = checkpoints.steps
+    for step, older in zip(steps, [*steps[1:], None]):
         try:
-            like = placement.target(start(job, entered, run_key(job)))
-            state = checkpoints.load(step, like)
+            return load(step), tuple(damaged)
         except DamagedError as error:
             damaged.append(step)
             instead = f"Going back to step {older}." if older is not None else ""
             logging.warning("damaged checkpoint: %s. %s", error, instead)
             last = error
-            continue
-        return Found(entered, placement, state, tuple(damaged))
     raise CheckpointError(
         f"{checkpoints.directory}: none of the checkpoints can be used: they are "
         f"damaged, or of another version of this model. The oldest: {last}. Choose "

@@ -8,6 +8,7 @@ from compress.transform.apply import init as init
 from compress.transform.apply import observe as observe
 from compress.transform.apply import run_compressed as run_compressed
 from compress.transform.calibrate import calibrate as calibrate
+from compress.transform.calibrate import calibrator as calibrator
 from compress.transform.calibrate import check_batch as check_batch
 from compress.transform.chain import ContractError as ContractError
 from compress.transform.chain import chain as chain

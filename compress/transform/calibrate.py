@@ -1,6 +1,7 @@
 """Runs calibration data through a model to find the ranges of its activations."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,10 +35,22 @@ def calibrate(
     Raises:
       ValueError: If there are no batches, or one holds NaN or infinity.
     """
+    return calibrator(forward, transform)(params, state, batches)
+
+
+def calibrator(
+    forward: Callable[..., Any], transform: Transform
+) -> Callable[[PyTree, State, Iterable[Any]], State]:
+    """`calibrate` for several parameters of one model: compiled once for all."""
     if transform.calibrate is None:
         raise ValueError(f"{transform.name} has nothing to calibrate.")
     observing = jax.jit(observe(forward, transform))
-    accumulate = jax.jit(transform.calibrate)
+    return partial(_calibrated, observing, jax.jit(transform.calibrate))
+
+
+def _calibrated(
+    observing: Any, accumulate: Any, params: PyTree, state: State, batches: Any
+) -> State:
     # Before step 0 nothing is quantized yet: the observers see the float model.
     before = state._replace(step=jnp.full((), -1, jnp.int32))
     memory, count = state.memory, 0

@@ -284,15 +284,24 @@ def metrics(transform: Transform, state: State) -> dict[str, Array]:
     return dict(transform.metrics(state.memory, state.step))
 
 
-def check(transform: Transform, params: PyTree, state: State) -> None:
+def check(
+    transform: Transform, params: PyTree, state: State, seen: PyTree = None
+) -> None:
     """Asserts every contract of the chain on concrete parameters.
+
+    Args:
+      transform: What was given to `init`.
+      params: The parameters.
+      state: After any number of steps.
+      seen: The parameters as the forward pass sees them, where they are known.
 
     Raises:
       ContractError: With every breach found.
     """
     if transform.check is None:
         return
-    seen = jax.jit(lambda p, s: parameters(transform, p, s))(params, state)
+    if seen is None:
+        seen = jax.jit(lambda p, s: parameters(transform, p, s))(params, state)
     problems = transform.check(state.memory, params, seen, int(state.step))
     if problems:
         raise ContractError("\n".join(problems))

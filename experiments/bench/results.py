@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.bench import accuracy_table, lowering_table
+from experiments.bench import accuracy_table, lowering_table, seeds_table
 from experiments.bench.peers import tables as peers_tables
 
 _HERE = pathlib.Path(__file__).parent
@@ -63,4 +63,5 @@ _SECTIONS = {
     "peers": peers_tables.section,
     "accuracy": accuracy_table.section,
     "lowering": lowering_table.section,
+    "seeds": seeds_table.section,
 }

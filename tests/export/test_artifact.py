@@ -23,6 +23,7 @@ import compress
 from compress.export.lower import Lowering
 from compress.export.pack import pack
 from compress.export.program import serving_function
+from compress.export.shared import Shared
 from tests.export import models
 
 QUANTIZED = [
@@ -454,7 +455,8 @@ def test_exported_integers_reproduce_the_trained_forward(
     state = compress.update(transform, state, params)
     if activations == "int8":
         state = compress.calibrate(forward, transform, params, state, [x])
-    packed = pack(transform, params, state, None)
+    seen = Shared(forward, transform).seen(params, state)
+    packed = pack(params, seen, int(state.step), None)
     serve = serving_function(forward, transform, packed, params, state, Lowering())
     ours = np.asarray(jax.jit(serve)(packed.weights, x))
     theirs = np.asarray(jax.jit(compress.apply(forward, transform))(params, state, x))

@@ -14,6 +14,7 @@ from compress.export import ArtifactError
 from compress.export.build import shipped_model
 from compress.export.lower import Lowering
 from compress.export.operations import check_integer_sites, weight_uses
+from compress.export.shared import Shared
 from compress.export.taps import allowed_difference, parting_site, tapped_sites
 from compress.quantize import Range
 from tests.export import models
@@ -146,7 +147,7 @@ def test_trained_and_served_integers_are_equal_at_every_site(
     forward, params, inputs = many_models(family, count)
     transform = compress.quantize.fake_quant(activations=activations)
     state = with_ranges(compress.init(forward, transform, params, *inputs))
-    model = shipped_model(forward, params, transform, state, None, inputs)
+    model = shipped_model(Shared(forward, transform), params, state, None, inputs)
     rounded, compared, largest = set(), 0, 0.0
     for site, trained, served in tapped_sites(model, inputs):
         assert allowed_difference(site) == 0.0
@@ -219,7 +220,7 @@ def test_a_wrong_product_is_refused_by_the_name_of_its_site(
 def broken(change: Callable[..., Any]) -> str:
     """What is said of the MLP whose shipped weights were changed."""
     forward, params, transform, state, (x, _) = models.compressed("mlp", "static")
-    model = shipped_model(forward, params, transform, state, None, (x,))
+    model = shipped_model(Shared(forward, transform), params, state, None, (x,))
     weights = {k: v.copy() for k, v in model.packed.weights.items()}
     change(weights)
     model.packed.weights.update(weights)

@@ -70,7 +70,7 @@ def test_where_chunks_are_cut_changes_no_bit():
 def test_a_loop_on_the_host_trains_the_same_model(monkeypatch):
     config = parse_config(tiny.CONFIG)
     _, losses, _, _ = trained(config, [7] * 7 + [1])
-    monkeypatch.setattr(chunk, "_prefers_host_loop", lambda *_: True)
+    monkeypatch.setattr(chunk, "prefers_host_loop", lambda *_: True)
     _, others, chunk_, _ = trained(config, [7] * 7 + [1])
     assert chunk_.compilations() == 1
     # The two programs may fuse, and so round, differently; errors grow over 50 steps.
@@ -90,12 +90,12 @@ def test_convolutions_on_a_cpu_are_looped_over_from_the_host():
     task = digits.task()
     cnn = digits.build(jax.random.key(0), "cnn", 2)
     mlp = digits.build(jax.random.key(0), "mlp", 2)
-    assert chunk._prefers_host_loop(config, task, cnn)
-    assert not chunk._prefers_host_loop(config, task, mlp)
+    assert chunk.prefers_host_loop(config, task, cnn)
+    assert not chunk.prefers_host_loop(config, task, mlp)
 
 
 def test_each_epoch_shows_every_example_once_in_another_order():
-    walk = chunk._Walk(examples=10, size=5)
+    walk = chunk.Walk(examples=10, size=5)
     data = {"x": jnp.arange(10)}
     key = jax.random.key(0)
 

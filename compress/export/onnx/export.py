@@ -20,6 +20,7 @@ from compress.export.onnx.tensor import Tensor, plain_tensor
 from compress.export.onnx.walk import Walk, emitted
 from compress.export.pack import Packed, site_schemes
 from compress.export.program import any_batch, with_batch
+from compress.export.shared import Shared
 from compress.export.verify import verify
 from compress.files import write_bytes
 from compress.interpret import trace
@@ -82,11 +83,12 @@ def export_onnx(
     batches = [b if isinstance(b, tuple) else (b,) for b in batches]
     check_batches(batches, static_batch=1)
     batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
-    shipped = shipped_model(forward, params, transform, state, model_state, batches[0])
+    shared = Shared(forward, transform)
+    shipped = shipped_model(shared, params, state, model_state, batches[0])
     model = build_model(
         forward, params, shipped.transform, shipped.state, shipped.packed, batches[0]
     )
-    trained = shipped.trained()
+    trained = shipped.trained(shared.trained)
     verify(
         _evaluator(model),
         lambda *x: list(jax.tree.leaves(trained(*x))),
