@@ -3,7 +3,7 @@
 import pathlib
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from compress.compare.cell import CellError, finished_result, run_cell
 from compress.compare.latency import measure_rows
-from compress.compare.pool import run_jobs
+from compress.compare.pool import WorkerDied, run_jobs
 from compress.compare.sensitivity import measure_sensitivity
 from compress.compare.teachers import train_teachers
 from compress.config import (
@@ -27,7 +27,9 @@ from compress.machine import describe_machine, num_usable_cpus
 from compress.report import score_text
 from compress.task import load_task
 from compress.train import check_schedule, data_hash, versions
-from compress.train.directory import claimed
+from compress.train.directory import InUseError, claimed
+
+Cell = tuple[str, int]  # row and seed
 
 
 def compare(
@@ -56,31 +58,75 @@ def compare(
             f"config {config.name!r} has no compare: section. Use `run` for a single "
             "model, or add rows to compare."
         )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    say = say or console.print
-    cells = _cells(config, directory)
-    task = load_task(config.task)
-    data = data_hash(task)
-    is_open = [not _is_finished(config, directory, data, *cell) for cell in cells]
+    say = say or speaker()
+    cells = cells_of(config)
+    todo = open_cells(config, directory, cells)
     with claimed(directory):
-        _write_settings(config, directory, [])
         for row in _rows(config):
-            check_schedule(row_config(config, row), task)
-        _write_settings(config, directory, train_teachers(config, directory, say))
-        todo = [cell for cell, wanted in zip(cells, is_open, strict=True) if wanted]
-        failed = _run(config, directory, todo, len(cells), workers, say)
-        _measure(config, directory, say)
+            check_schedule(row_config(config, row), load_task(config.task))
+        failed = run_cells(config, directory, todo, len(cells), workers, say)
+        measure_latency(config, directory, say)
     return failed
 
 
-def _measure(
+def speaker() -> Callable[[str], None]:
+    """Shows lines of progress on the terminal."""
+    return Console(stderr=True, highlight=False, soft_wrap=True).print
+
+
+def open_cells(
+    config: Config, directory: pathlib.Path, cells: Sequence[Cell]
+) -> list[Cell]:
+    """Those that are not finished yet.
+
+    Raises:
+      CellError: If the directory holds cells of another config.
+    """
+    data = data_hash(load_task(config.task))
+    return [cell for cell in cells if not _is_finished(config, directory, data, *cell)]
+
+
+def run_cells(
+    config: Config,
+    directory: pathlib.Path,
+    cells: Sequence[Cell],
+    total: int,
+    workers: int | None,
+    say: Callable[[str], None],
+) -> int:
+    """Trains the teachers of some cells, and runs them.
+
+    Args:
+      config: With `compare`, whose rows are all there are in the directory.
+      directory: Of the comparison, claimed by the caller.
+      cells: What is to be run: row and seed.
+      total: How many there are with those that are finished, to count them.
+      workers: Processes at a time; by default one per core.
+      say: Shows a line of progress.
+
+    Returns:
+      How many cells failed.
+    """
+    _write_settings(config, directory, [])
+    _write_settings(config, directory, train_teachers(config, directory, say))
+    return _run(config, directory, cells, total, workers, say)
+
+
+def measure_latency(
     config: Config, directory: pathlib.Path, say: Callable[[str], None]
 ) -> None:
+    """Times an artifact of each row, all in one worker process.
+
+    Raises:
+      CellError: If it dies.
+    """
     say("measuring the latency of all artifacts, side by side, on one core")
     first = {row.name: cell_folder(row.name, config.seeds[0]) for row in _rows(config)}
     job = (_dumped(config), str(directory), first)
-    for _ in run_jobs(_measure_job, [job], workers=1, cache=directory / ".programs"):
-        pass
+    cache = directory / ".programs"
+    for _, result in run_jobs(_measure_job, [job], workers=1, cache=cache):
+        if isinstance(result, WorkerDied):
+            raise result
 
 
 def cell_folder(row: str, seed: int) -> str:
@@ -93,7 +139,12 @@ def _rows(config: Config) -> tuple[Row, ...]:
     return config.compare.rows
 
 
-def _cells(config: Config, directory: pathlib.Path) -> list[tuple[str, int]]:
+def cells_of(config: Config) -> list[Cell]:
+    """Every row with every seed.
+
+    Raises:
+      CellError: If two would have the same folder.
+    """
     cells = [(row.name, seed) for row in _rows(config) for seed in config.seeds]
     if len({cell_folder(*cell) for cell in cells}) < len(cells):
         raise CellError(
@@ -135,7 +186,7 @@ def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -
 def _run(
     config: Config,
     directory: pathlib.Path,
-    cells: list[tuple[str, int]],
+    cells: Sequence[Cell],
     total: int,
     workers: int | None,
     say: Callable[[str], None],
@@ -143,13 +194,18 @@ def _run(
     done, failed = total - len(cells), 0
     if done:
         say(f"{done} of {total} cells are finished already")
-    jobs = [(_dumped(config), row, seed, str(directory)) for row, seed in cells]
+    jobs = [
+        (_dumped(_config_of(config, row)), row, seed, str(directory))
+        for row, seed in cells
+    ]
     on_cpu = jax.default_backend() == "cpu"
     # An accelerator is used by one process at a time; cores are shared out.
     count = workers or (num_usable_cpus() or 1 if on_cpu else 1)
     for job, line in run_jobs(
         _cell_job, jobs, workers=count, cache=directory / ".programs"
     ):
+        if isinstance(line, WorkerDied):
+            line = _failure(directory, *job[1:3], line, "")
         done, failed = done + 1, failed + line.startswith("failed")
         say(f"[{done}/{total}] {job[1]}, seed {job[2]}: {line}")
     return failed
@@ -162,31 +218,38 @@ def _dumped(config: Config) -> dict[str, Any]:
 def _cell_job(dumped: dict[str, Any], row: str, seed: int, directory: str) -> str:
     """Runs one cell in a worker; returns a line that says how it went."""
     root = pathlib.Path(directory)
-    folder = root / cell_folder(row, seed)
+    folder = cell_folder(row, seed)
     try:
-        result = run_cell(
-            _config_of(parse_config(dumped), row),
-            folder,
-            seed=seed,
-            teachers=root / "teachers",
-            resume=True,
-            quiet=True,
-        )
+        with claimed(root / ".locks" / folder):
+            result = run_cell(
+                parse_config(dumped),
+                root / folder,
+                seed=seed,
+                teachers=root / "teachers",
+                resume=True,
+                quiet=True,
+            )
+    except InUseError:
+        return "another process is running it"
     except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        details = {
-            "row": row,
-            "seed": seed,
-            "error": f"{type(error).__name__}: {error}",
-        }
-        write_json(folder / "error.json", details)
-        (folder / "traceback.txt").write_text(traceback.format_exc())
-        return f"failed: {error} (see {folder / 'traceback.txt'})"
+        return _failure(root, row, seed, error, traceback.format_exc())
     sizes = result["sizes"]
     return (
         f"{score_text(result['score'], result['metric'])}, {sizes['file']:,} bytes, "
         f"{result['train_seconds']:.1f} s"
     )
+
+
+def _failure(
+    root: pathlib.Path, row: str, seed: int, error: Exception, trace: str
+) -> str:
+    """Keeps what went wrong in a cell; returns the line that says it."""
+    folder = root / cell_folder(row, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    details = {"row": row, "seed": seed, "error": f"{type(error).__name__}: {error}"}
+    write_json(folder / "error.json", details)
+    (folder / "traceback.txt").write_text(trace)
+    return f"failed: {error} (see {folder})"
 
 
 def _measure_job(dumped: dict[str, Any], directory: str, first: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from compress.config.models import Config
 _WITHOUT_EFFECT = {
     "name",
     "compare",
+    "sweep",
     "seeds",
     "log_every",
     "checkpoint_every",

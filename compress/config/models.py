@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from compress.config.base import Many, Model, Name, Scalar
 from compress.config.comparison import Compare
 from compress.config.pruning import Prune, Shrink
+from compress.config.sweep import Sweep
 from compress.config.techniques import Distill, PostTraining, Quantize
 
 Platform = Literal["cpu", "cuda", "tpu"]
@@ -198,6 +199,7 @@ class Config(Model):
         default=2, ge=1, description="Newest checkpoints kept."
     )
     compare: Compare | None = Field(default=None, description="Runs to compare.")
+    sweep: Sweep | None = Field(default=None, description="Runs of a sweep.")
 
     @model_validator(mode="before")
     @classmethod

@@ -30,10 +30,13 @@ class Chunk(NamedTuple):
         The state is donated; the metrics are arrays of which the first `num_steps`
         entries are valid.
       compilations: How often the train step was compiled so far.
+      lower: `(state, data)` to the program of a call, or of a step where the host loops
+        over them. Only shapes matter; of data that are read from files, a batch's.
     """
 
     run: Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any]]]
     compilations: Callable[[], int]
+    lower: Callable[[TrainState, Batch], jax.stages.Lowered]
 
 
 def build_chunk(
@@ -155,6 +158,7 @@ def _device_chunk(step: Any, walk: _Walk, length: int) -> Chunk:
     return Chunk(
         lambda state, data, num_steps: compiled(state, data, jnp.int32(num_steps)),
         lambda: len(traces),
+        lambda state, data: compiled.lower(state, data, jnp.int32(0)),
     )
 
 
@@ -180,7 +184,11 @@ def _host_chunk(step: Any, walk: _Walk) -> Chunk:
             log.append(metrics)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *log)
 
-    return Chunk(run, lambda: len(traces))
+    def lower(state: TrainState, data: Batch) -> jax.stages.Lowered:
+        order = jax.eval_shape(walk.order, state.key, state.compression.step)
+        return compiled.lower(state, data, order)
+
+    return Chunk(run, lambda: len(traces), lower)
 
 
 def _stream_chunk(step: Any) -> Chunk:
@@ -208,4 +216,4 @@ def _stream_chunk(step: Any) -> Chunk:
         share = (stream.waited - waited) / (time.monotonic() - started)
         return state, {**stacked, "input_wait": np.full(num_steps, share)}
 
-    return Chunk(run, lambda: len(traces))
+    return Chunk(run, lambda: len(traces), compiled.lower)
