@@ -87,6 +87,7 @@ bench: $(VENV)/.test bench-peers
 	$(RUN) experiments.bench.threshold
 	$(RUN) experiments.bench.mask_update
 	$(RUN) experiments.bench.seeds
+	$(RUN) experiments.bench.dry_run
 
 # The peers' environment. torch's CPU build is enough: with uv, UV_TORCH_BACKEND=cpu.
 .venv-peers/.peers: VENV = .venv-peers

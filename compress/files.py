@@ -1,14 +1,15 @@
 """Writes files whole or not at all."""
 
 import json
-import os
 import pathlib
+import uuid
 from typing import Any
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> pathlib.Path:
     """Writes under a temporary name, then renames: no reader sees half a file."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # Not the process id: two hosts, or containers, may share a directory and an id.
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         partial.write_bytes(content)
         partial.replace(path)

@@ -15,13 +15,20 @@ from compress.compare import (
     CellError,
     LockError,
     cell_folder,
+    launch,
+    parse_shard,
     run_cell,
     write_lock,
     write_onnx,
 )
 from compress.compare import compare as run_comparison
-from compress.config import Config, json_schema, load_config, row_config
+from compress.compare import sweep as run_sweep
+from compress.compare.dry_run import dry_run, predictions_json, predictions_table
+from compress.compare.grid import speaker
+from compress.compare.launch import LOGS
+from compress.config import Config, json_schema, load_config, read_value, row_config
 from compress.export import load
+from compress.files import write_json
 from compress.report import (
     LOCK,
     load_compare,
@@ -85,6 +92,44 @@ def compare(config_path: str) -> int:
     return 1 if failed else 0
 
 
+def sweep(config_path: str) -> int:
+    """Runs a sweep, or a shard of it, and writes its report."""
+    whole = _load(config_path)
+    config = _single(whole).model_copy(update={"name": whole.name})
+    root = pathlib.Path(flags.WORKDIR.value or f"runs/{whole.name}-sweep")
+    if flags.LAUNCHER.value == "slurm":
+        return _submit(config, root)
+    say = (lambda line: None) if flags.QUIET.value else None
+    shard = parse_shard(flags.SHARD.value) if flags.SHARD.value else None
+    workers = flags.WORKERS.value
+    failed = run_sweep(config, root, workers=workers, shard=shard, say=say)
+    if shard is None:
+        report(str(root))
+        print(f"cells: {root / 'sweep.csv'}")
+    else:
+        print("Once all shards are done, the same command without --shard reports.")
+    if failed:
+        print(f"{failed} cells failed; {root / 'sweep.csv'} says which.")
+    return 1 if failed else 0
+
+
+def _submit(config: Config, root: pathlib.Path) -> int:
+    """Submits a sweep to Slurm."""
+    if flags.SHARD.value is not None or flags.JOBS.value is None:
+        raise CellError("--launcher=slurm: say --jobs, and leave --shard out.")
+    options = {}
+    for text in flags.SLURM.value:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CellError(f"--slurm={text}: has no value; write --slurm=name=value.")
+        options[name] = read_value(value)
+    workers = flags.WORKERS.value
+    jobs = launch(config, root, jobs=flags.JOBS.value, options=options, workers=workers)
+    print(f"submitted: {', '.join(job.job_id for job in jobs)}; logs in {root / LOGS}")
+    print("Once they are done, the same command without --launcher reports.")
+    return 0
+
+
 def report(runs: str) -> int:
     """Prints the table of a comparison and writes its report."""
     directory = pathlib.Path(runs)
@@ -114,9 +159,23 @@ def inspect(what: str) -> int:
     path = pathlib.Path(what)
     if path.is_dir():
         print(inspect_artifact(path))
+    elif flags.DRY_RUN.value:
+        _predict(_load(what))
     else:
         print(inspect_config(_single(_load(what)), latency=flags.LATENCY.value))
     return 0
+
+
+def _predict(config: Config) -> None:
+    """Shows what every run of a config will cost."""
+    output = pathlib.Path(flags.OUTPUT.value) if flags.OUTPUT.value else None
+    if output is not None:
+        check_output(output, 1)
+    chosen = config if flags.ROW.value is None else _single(config)
+    found = dry_run(chosen, (lambda line: None) if flags.QUIET.value else speaker())
+    print(predictions_table(found))
+    if output is not None:
+        write_json(output, predictions_json(found))
 
 
 def predict(artifact_path: str, *input_paths: str) -> int:

@@ -25,12 +25,12 @@ FAST = flags.DEFINE_bool(
 )
 RESUME = flags.DEFINE_bool("resume", False, "run: goes on from the newest checkpoint.")
 ROW = flags.DEFINE_string(
-    "row", None, "run, onnx, inspect: the row of a compare: section."
+    "row", None, "run, onnx, inspect, sweep: the row of a compare: section."
 )
 WORKERS = flags.DEFINE_integer(
     "workers",
     None,
-    "compare: processes at a time; by default one per core.",
+    "compare, sweep: processes at a time; by default one per core.",
     lower_bound=1,
 )
 ROWS = flags.DEFINE_list("rows", [], "reproduce: only these rows.")
@@ -51,13 +51,40 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "--distributed: which this one is, from 0.", lower_bound=0
 )
+SHARD = flags.DEFINE_string(
+    "shard",
+    None,
+    "sweep: runs only every n-th cell, from number i on, as --shard=i/n; several may "
+    "share one --workdir.",
+)
+LAUNCHER = flags.DEFINE_enum(
+    "launcher",
+    "local",
+    ["local", "slurm"],
+    "sweep: runs cells in processes here, or submits --jobs shards as a Slurm array.",
+)
+JOBS = flags.DEFINE_integer(
+    "jobs", None, "sweep --launcher=slurm: how many jobs.", lower_bound=1
+)
+SLURM = flags.DEFINE_multi_string(
+    "slurm",
+    [],
+    "sweep --launcher=slurm: what each job asks for, by submitit's names, "
+    "--slurm=timeout_min=60, --slurm=slurm_partition=gpu; may be repeated.",
+)
 QUIET = flags.DEFINE_bool("quiet", False, "Shows no progress.")
 VERBOSE = flags.DEFINE_bool("traceback", False, "Shows where an error was raised.")
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: writes the output to this file as .npy; several outputs as .npz. bench: "
-    "writes the figures as JSON.",
+    "predict: writes the output to this file as .npy; several outputs as .npz. bench, "
+    "inspect --dry_run: writes the figures as JSON.",
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "inspect CONFIG: predicts memory, FLOPs, sizes and compilation of every run; "
+    "nothing is trained.",
 )
 LATENCY = flags.DEFINE_bool(
     "latency",

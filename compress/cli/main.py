@@ -2,8 +2,11 @@
 
   jax-compress run CONFIG             train and export one model per seed
   jax-compress compare CONFIG         all rows of a comparison, all seeds, and a report
+  jax-compress sweep CONFIG           every run of a sweep:, or a shard of it
   jax-compress onnx CONFIG            a finished run's models as ONNX files as well
   jax-compress inspect CONFIG         the sites, and what will happen to each
+  jax-compress inspect CONFIG --dry_run
+                                      memory, FLOPs, sizes, compilation of every run
   jax-compress inspect ARTIFACT       what an artifact holds
   jax-compress predict ARTIFACT INPUT.npy
                                       run an artifact on inputs, print its outputs
@@ -23,7 +26,7 @@ Examples:
   jax-compress predict runs/digits/P+Q-seed0/artifact images.npy
 
 Results go to --workdir, by default runs/<name of the config>. An interrupted `run`
-goes on with --resume; `compare` always goes on, and skips what is finished.
+goes on with --resume; `compare` and `sweep` always go on, and skip what is finished.
 """
 
 import os
@@ -49,6 +52,7 @@ COMMANDS: dict[str, tuple[Callable[..., int], int, int]] = {
     # name: (function, fewest arguments, most arguments)
     "run": (commands.run, 1, 1),
     "compare": (commands.compare, 1, 1),
+    "sweep": (commands.sweep, 1, 1),
     "onnx": (commands.onnx, 1, 1),
     "inspect": (commands.inspect, 1, 1),
     "predict": (commands.predict, 2, 9),
@@ -135,7 +139,16 @@ def _count(fewest: int, most: int) -> str:
 def run() -> None:
     """The console script."""
     own_flags.show_only_ours(__doc__ or "")
-    app.run(main)
+    app.run(main, argv=[sys.argv[0], *map(underscored, sys.argv[1:])])
+
+
+def underscored(argument: str) -> str:
+    """Lets flags be written as `--dry-run`; what is no flag stays as it is."""
+    name, equals, value = argument.partition("=")
+    known = name.removeprefix("--").replace("-", "_")
+    is_known = known in flags.FLAGS or known.removeprefix("no") in flags.FLAGS
+    is_flag = name.startswith("--") and is_known
+    return f"--{known}{equals}{value}" if is_flag else argument
 
 
 if __name__ == "__main__":

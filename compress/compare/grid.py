@@ -1,14 +1,15 @@
 """A comparison: rows times seeds, resumable, then latency and the report."""
 
+import contextlib
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from compress.compare.cell import CellError, finished_result
+from compress.compare.cell import RESULT, CellError, finished_result
 from compress.compare.groups import (
     Group,
     Outcome,
@@ -16,9 +17,10 @@ from compress.compare.groups import (
     groups_of,
     reasons_apart,
     run_group,
+    write_error,
 )
 from compress.compare.latency import measure_rows
-from compress.compare.pool import run_jobs
+from compress.compare.pool import WorkerDied, run_jobs
 from compress.compare.sensitivity import measure_sensitivity
 from compress.compare.teachers import train_teachers
 from compress.config import (
@@ -34,7 +36,9 @@ from compress.machine import describe_machine, num_usable_cpus
 from compress.report import score_text
 from compress.task import load_task
 from compress.train import check_schedule, data_hash, versions
-from compress.train.directory import claimed
+from compress.train.directory import InUseError, claimed
+
+Cell = tuple[str, int]  # row and seed
 
 
 def compare(
@@ -63,42 +67,95 @@ def compare(
             f"config {config.name!r} has no compare: section. Use `run` for a single "
             "model, or add rows to compare."
         )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    say = say or console.print
-    cells = _cells(config, directory)
-    task = load_task(config.task)
-    data = data_hash(task)
-    is_open = [not _is_finished(config, directory, data, *cell) for cell in cells]
+    say = say or speaker()
+    cells = cells_of(config)
+    todo = open_cells(config, directory, cells)
     with claimed(directory):
-        _write_settings(config, directory, [])
-        rows = {row.name: row_config(config, row) for row in _rows(config)}
-        for each in rows.values():
-            check_schedule(each, task)
-        apart = reasons_apart(rows, config.seeds, task)
-        notes = train_teachers(config, directory, say)
-        for row, why in apart.items():
-            notes.append(f"{row}: seeds were trained one by one, since {why}.")
-        _write_settings(config, directory, notes)
-        todo = {cell for cell, wanted in zip(cells, is_open, strict=True) if wanted}
-        groups = [
-            group
-            for group in groups_of(rows, config.seeds, apart)
-            if todo.intersection(itertools.product(*group))
-        ]
-        done = len(cells) - len(todo)
-        failed = _run(config, directory, groups, len(cells), done, workers, say)
-        _measure(config, directory, say)
+        for row in _rows(config):
+            check_schedule(row_config(config, row), load_task(config.task))
+        failed = run_cells(config, directory, todo, len(cells), workers, say)
+        measure_latency(config, directory, say)
     return failed
 
 
-def _measure(
+def speaker() -> Callable[[str], None]:
+    """Shows lines of progress on the terminal."""
+    return Console(stderr=True, highlight=False, soft_wrap=True).print
+
+
+def open_cells(
+    config: Config, directory: pathlib.Path, cells: Sequence[Cell]
+) -> list[Cell]:
+    """Those that are not finished yet.
+
+    Raises:
+      CellError: If the directory holds cells of another config.
+    """
+    data = data_hash(load_task(config.task))
+    return [cell for cell in cells if not _is_finished(config, directory, data, *cell)]
+
+
+def run_cells(
+    config: Config,
+    directory: pathlib.Path,
+    cells: Sequence[Cell],
+    total: int,
+    workers: int | None,
+    say: Callable[[str], None],
+    *,
+    alone: bool = False,
+) -> int:
+    """Trains the teachers of some cells, and runs them.
+
+    Args:
+      config: With `compare`, whose rows are all there are in the directory.
+      directory: Of the comparison, claimed by the caller.
+      cells: What is to be run: row and seed.
+      total: How many there are with those that are finished, to count them.
+      workers: Processes at a time; by default one per core.
+      say: Shows a line of progress.
+      alone: Each cell is trained by itself, since others run what it could share with.
+
+    Returns:
+      How many cells failed.
+    """
+    _write_settings(config, directory, [])
+    rows = {row.name: row_config(config, row) for row in _rows(config)}
+    apart = {} if alone else reasons_apart(rows, config.seeds, load_task(config.task))
+    notes = train_teachers(config, directory, say)
+    for row, why in apart.items():
+        notes.append(f"{row}: seeds were trained one by one, since {why}.")
+    _write_settings(config, directory, notes)
+    groups = groups_of(rows, config.seeds, apart)
+    if alone:
+        groups = [Group((row,), (seed,)) for row, seed in cells]
+    return _run(rows, directory, _work(groups, cells), total, workers, say)
+
+
+def _work(
+    groups: Sequence[Group], cells: Sequence[Cell]
+) -> list[tuple[Group, list[Cell]]]:
+    """The groups in which there is something to run, each with that."""
+    wanted = set(cells)
+    parts = [(g, [c for c in itertools.product(*g) if c in wanted]) for g in groups]
+    return [(group, part) for group, part in parts if part]
+
+
+def measure_latency(
     config: Config, directory: pathlib.Path, say: Callable[[str], None]
 ) -> None:
+    """Times an artifact of each row, all in one worker process.
+
+    Raises:
+      CellError: If it dies.
+    """
     say("measuring the latency of all artifacts, side by side, on one core")
     first = {row.name: cell_folder(row.name, config.seeds[0]) for row in _rows(config)}
     job = (_dumped(config), str(directory), first)
-    for _ in run_jobs(_measure_job, [job], workers=1, cache=directory / ".programs"):
-        pass
+    cache = directory / ".programs"
+    for _, result in run_jobs(_measure_job, [job], workers=1, cache=cache):
+        if isinstance(result, WorkerDied):
+            raise result
 
 
 def _rows(config: Config) -> tuple[Row, ...]:
@@ -106,7 +163,12 @@ def _rows(config: Config) -> tuple[Row, ...]:
     return config.compare.rows
 
 
-def _cells(config: Config, directory: pathlib.Path) -> list[tuple[str, int]]:
+def cells_of(config: Config) -> list[Cell]:
+    """Every row with every seed.
+
+    Raises:
+      CellError: If two would have the same folder.
+    """
     cells = [(row.name, seed) for row in _rows(config) for seed in config.seeds]
     if len({cell_folder(*cell) for cell in cells}) < len(cells):
         raise CellError(
@@ -146,24 +208,28 @@ def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -
 
 
 def _run(
-    config: Config,
+    rows: Mapping[str, Config],
     directory: pathlib.Path,
-    groups: list[Group],
+    work: Sequence[tuple[Group, list[Cell]]],
     total: int,
-    done: int,
     workers: int | None,
     say: Callable[[str], None],
 ) -> int:
-    failed = 0
+    done, failed = total - sum(len(cells) for _, cells in work), 0
     if done:
         say(f"{done} of {total} cells are finished already")
-    jobs = [(_dumped(config), *group, str(directory)) for group in groups]
+    dumped = {name: _dumped(config) for name, config in rows.items()}
+    jobs = [
+        ({row: dumped[row] for row in group.rows}, cells, str(directory))
+        for group, cells in work
+    ]
     on_cpu = jax.default_backend() == "cpu"
     # An accelerator is used by one process at a time; cores are shared out.
     count = workers or (num_usable_cpus() or 1 if on_cpu else 1)
-    for _, lines in run_jobs(
-        _group_job, jobs, workers=count, cache=directory / ".programs"
-    ):
+    cache = directory / ".programs"
+    for job, lines in run_jobs(_group_job, jobs, workers=count, cache=cache):
+        if isinstance(lines, WorkerDied):
+            lines = list(_left_by(lines, job[1], directory))
         for row, seed, line in lines:
             done, failed = done + 1, failed + line.startswith("failed")
             say(f"[{done}/{total}] {row}, seed {seed}: {line}")
@@ -175,18 +241,34 @@ def _dumped(config: Config) -> dict[str, Any]:
 
 
 def _group_job(
-    dumped: dict[str, Any],
-    rows: tuple[str, ...],
-    seeds: tuple[int, ...],
-    directory: str,
+    dumped: dict[str, dict[str, Any]], cells: Sequence[Cell], directory: str
 ) -> list[tuple[str, int, str]]:
-    """Runs a group in a worker; returns a line for each cell that was not finished."""
-    config, root = parse_config(dumped), pathlib.Path(directory)
-    configs = {row: _config_of(config, row) for row in rows}
-    return [
-        (row, seed, _line(outcome, root / cell_folder(row, seed)))
-        for row, seed, outcome in run_group(configs, seeds, root)
-    ]
+    """Runs some cells of a group in a worker; returns a line for each."""
+    configs = {row: parse_config(config) for row, config in dumped.items()}
+    root = pathlib.Path(directory)
+    try:
+        with contextlib.ExitStack() as held:
+            for cell in cells:
+                held.enter_context(claimed(root / ".locks" / cell_folder(*cell)))
+            return [
+                (row, seed, _line(outcome, root / cell_folder(row, seed)))
+                for row, seed, outcome in run_group(configs, cells, root)
+            ]
+    except InUseError:
+        return [(row, seed, "another process is running it") for row, seed in cells]
+
+
+def _left_by(
+    death: WorkerDied, cells: Sequence[Cell], root: pathlib.Path
+) -> Iterator[tuple[str, int, str]]:
+    """How the cells of a group stand whose worker died."""
+    for row, seed in cells:
+        folder = root / cell_folder(row, seed)
+        if (folder / RESULT).exists():
+            yield row, seed, "finished before its worker died"
+        else:
+            write_error(folder, row, seed, death)
+            yield row, seed, _line(death, folder)
 
 
 def _line(outcome: Outcome, folder: pathlib.Path) -> str:

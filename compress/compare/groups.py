@@ -95,22 +95,21 @@ def reasons_apart(
 
 
 def run_group(
-    rows: Mapping[str, Config], seeds: Sequence[int], root: pathlib.Path
+    rows: Mapping[str, Config], cells: Sequence[tuple[str, int]], root: pathlib.Path
 ) -> Iterator[tuple[str, int, Outcome]]:
-    """Runs the cells of a group that are not finished; yields how each one went.
+    """Runs cells of a group that are not finished; yields how each one went.
 
     Args:
-      rows: By name, the configs of a `Group`.
-      seeds: Of the group.
+      rows: By name, the configs of a `Group`; what one of them trained serves all.
+      cells: Rows and seeds of the group.
       root: The directory of the comparison.
     """
     task = load_task(next(iter(rows.values())).task)
     data = data_hash(task)
     todo = [
         (row, seed)
-        for seed in seeds
-        for row, config in rows.items()
-        if finished_result(config, root / cell_folder(row, seed), seed, data) is None
+        for row, seed in cells
+        if finished_result(rows[row], root / cell_folder(row, seed), seed, data) is None
     ]
     wanted = list(dict.fromkeys(seed for _, seed in todo))
     if not wanted:
@@ -183,13 +182,12 @@ def _outcome(
             shipping[row] = Shipping(config, trained)
         return ship_cell(shipping[row], task, trained, directory, seed=seed)
     except Exception as error:
-        _write_error(directory, row, seed, error)
+        write_error(directory, row, seed, error)
         return error
 
 
-def _write_error(
-    directory: pathlib.Path, row: str, seed: int, error: Exception
-) -> None:
+def write_error(directory: pathlib.Path, row: str, seed: int, error: Exception) -> None:
+    """Keeps what went wrong in a cell."""
     directory.mkdir(parents=True, exist_ok=True)
     said = f"{type(error).__name__}: {error}"
     write_json(directory / "error.json", {"row": row, "seed": seed, "error": said})

@@ -1,5 +1,6 @@
 """The teachers of a comparison, trained before its cells."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from compress.config import Config, config_hash, row_config
 from compress.report import score_text
 from compress.task import Task, load_task
 from compress.train import evaluate, teacher_of
+from compress.train.directory import InUseError, claimed
 from compress.train.teacher import teacher_config
 
 
@@ -25,17 +27,37 @@ def train_teachers(
     distinct = {
         config_hash(teacher_config(row)): row for row in own if row.teacher is not None
     }
-    task = load_task(config.task)
-    return [_train(row, task, directory, say) for row in distinct.values()]
+    task, notes = load_task(config.task), dict.fromkeys(distinct, "")
+    # Another process may be at one of them: then it is waited for, but last.
+    for wait in (False, True):
+        for identity in [name for name, note in notes.items() if not note]:
+            lock = directory / f".locks/teacher-{identity[:12]}"
+            later = contextlib.suppress(*(() if wait else (InUseError,)))
+            with later, claimed(lock, wait=wait):
+                notes[identity] = _train(distinct[identity], task, directory, say)
+    return list(notes.values())
 
 
 def _train(
     config: Config, task: Task, directory: pathlib.Path, say: Callable[[str], None]
 ) -> str:
+    """Trains a teacher; if it cannot be, its cells will fail, and others go on."""
     setting = config.teacher
     assert setting is not None
     what = ", ".join(f"{name} {value}" for name, value in setting.model.items())
     say(f"teacher: {what}; {setting.steps} steps")
+    try:
+        return _trained(config, task, directory, what)
+    except InUseError:
+        raise
+    except Exception as error:
+        say(f"failed: {error}")
+        return f"The teacher ({what}) could not be trained: {error}"
+
+
+def _trained(config: Config, task: Task, directory: pathlib.Path, what: str) -> str:
+    setting = config.teacher
+    assert setting is not None
     teacher = teacher_of(config, task, directory / "teachers")
     assert teacher is not None
     predict, arrays = jax.jit(teacher[0]), teacher[1]

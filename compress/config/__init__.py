@@ -26,6 +26,16 @@ from compress.config.pruning import Prune as Prune
 from compress.config.pruning import Shrink as Shrink
 from compress.config.rows import row_config as row_config
 from compress.config.schema import json_schema as json_schema
+from compress.config.sweep import MEASURES as MEASURES
+from compress.config.sweep import Dimension as Dimension
+from compress.config.sweep import Search as Search
+from compress.config.sweep import Sweep as Sweep
+from compress.config.sweep import parse_constraint as parse_constraint
+from compress.config.sweep_rows import Combination as Combination
+from compress.config.sweep_rows import combinations as combinations
+from compress.config.sweep_rows import named as named
+from compress.config.sweep_rows import with_rows as with_rows
 from compress.config.techniques import Distill as Distill
 from compress.config.techniques import PostTraining as PostTraining
 from compress.config.techniques import Quantize as Quantize
+from compress.config.yaml_file import read_value as read_value

@@ -18,16 +18,24 @@ FILE_ONLY = ("base", "fast")
 
 def fields_at(path: KeyPath) -> dict[str, FieldInfo] | None:
     """The fields of the mapping at `path`; None where any key goes, or none does."""
-    model: type[BaseModel] | None = Config
-    by_key = False  # Whether the next step is any key of a mapping of models.
+    kind: Any = Config
     for step in path:
-        if isinstance(step, int) or by_key:
-            by_key = False
-            continue
-        field = model.model_fields.get(step) if model else None
-        model = _model_in(field.annotation) if field else None
-        by_key = field is not None and get_origin(field.annotation) is Mapping
-    return model.model_fields if model and not by_key else None
+        if not isinstance(step, int):
+            kind = _value_at(kind, step)
+    model = _model_in(kind)
+    return model.model_fields if model else None
+
+
+def _value_at(kind: Any, key: str) -> Any:
+    """The annotation of what `key` holds in a value annotated with `kind`."""
+    if get_origin(kind) is Mapping:
+        return get_args(kind)[1]
+    model = _model_in(kind)
+    if model:
+        field = model.model_fields.get(key)
+        return field.annotation if field else None
+    found = (_value_at(part, key) for part in get_args(kind))
+    return next((value for value in found if value is not None), None)
 
 
 def unknown_key(path: KeyPath) -> str | None:
@@ -44,5 +52,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The model inside `X | None`, `tuple[X, ...]` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
+    if get_origin(annotation) is Mapping:
+        return None  # Its keys are anyone's.
     found = (_model_in(part) for part in get_args(annotation))
     return next((model for model in found if model), None)

@@ -12,6 +12,7 @@ from compress.config.models import Config
 _WITHOUT_EFFECT = {
     "name",
     "compare",
+    "sweep",
     "seeds",
     "vmap_seeds",
     "log_every",

@@ -11,6 +11,7 @@ from compress.config.document import Document, merge, with_setting
 from compress.config.errors import ConfigError, Problem, describe
 from compress.config.models import Config
 from compress.config.rows import row_problems
+from compress.config.sweep_rows import sweep_problems
 from compress.config.validation import check
 from compress.config.yaml_file import read_file, read_value
 
@@ -62,6 +63,7 @@ def _resolve(document: Document) -> tuple[Config | None, list[str]]:
     """Validates a document and its rows; the problems as lines."""
     config, problems = check(document)
     problems = [*problems, *row_problems(document, problems)]
+    problems = [*problems, *sweep_problems(document, problems)]
     return config, [document.line(problem) for problem in problems]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,7 +72,7 @@ def _message(detail: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         return f"found {describe(found)}; write it as {_example(path)}"
     if kind in ("too_short", "string_too_short"):
-        noun = "list" if kind == "too_short" else "text"
+        noun = "text" if kind == "string_too_short" else _container(found)
         return f"found an empty {noun}; give at least {context['min_length']}"
     if kind in _LIMITS:
         words, bound = _LIMITS[kind]
@@ -80,6 +80,10 @@ def _message(detail: ErrorDetails) -> str:
     if kind in _KINDS:
         return f"found {describe(found)}; write {_KINDS[kind]}{_instead(kind, found)}"
     return f"found {describe(found)}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _container(found: Any) -> str:
+    return "mapping" if isinstance(found, Mapping) else "list"
 
 
 def _context(detail: ErrorDetails) -> dict[str, Any]:

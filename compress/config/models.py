@@ -15,6 +15,7 @@ from compress.config.base import Many, Model, Name, Scalar
 from compress.config.comparison import Compare
 from compress.config.mesh import Mesh, Sharding
 from compress.config.pruning import Prune, Shrink
+from compress.config.sweep import Sweep
 from compress.config.techniques import Distill, PostTraining, Quantize
 
 Platform = Literal["cpu", "cuda", "tpu"]
@@ -218,6 +219,7 @@ class Config(Model):
         default_factory=Sharding, description="What of a model is split over the mesh."
     )
     compare: Compare | None = Field(default=None, description="Runs to compare.")
+    sweep: Sweep | None = Field(default=None, description="Runs of a sweep.")
 
     @model_validator(mode="before")
     @classmethod

@@ -156,7 +156,7 @@ def _with_settings(
 
 def _mismatch(tree: dict[str, Any], row: Row, where: KeyPath) -> Iterator[Problem]:
     """Techniques asked for and not declared, or the other way round."""
-    declared = _declared(tree)
+    declared = declared_techniques(tree)
     for technique in dict.fromkeys(row.use):
         if technique not in declared:
             message = f"uses {describe(technique)}, which {_nobody(technique, row)}"
@@ -174,7 +174,8 @@ def _nobody(technique: str, row: Row) -> str:
     return f"{kept} declares; add {technique} to a stage, or leave it out"
 
 
-def _declared(tree: dict[str, Any]) -> list[str]:
+def declared_techniques(tree: dict[str, Any]) -> list[str]:
+    """The techniques that the values of a config ask for."""
     stages = _mappings(tree.get("stages"))
     exports = _mappings([tree.get("export")])
     declared = [

@@ -15,6 +15,7 @@ from compress.export.storage import bits_per_element
 from compress.interpret import Quantized
 from compress.quantize import Range, absmax_scale, largest_integer
 from compress.sites import Sites, flat_paths
+from compress.transform import State, Transform, parameters
 
 MODEL_STATE = "model_state"
 
@@ -32,7 +33,7 @@ class Packed:
       state_paths: Of its leaves, in order, `model_state/norm/mean`.
     """
 
-    weights: dict[str, np.ndarray]
+    weights: dict[str, Any]
     structure: Any
     paths: tuple[str, ...]
     dtypes: Mapping[str, Any]
@@ -96,6 +97,40 @@ def pack(params: PyTree, seen: PyTree, step: int, model_state: PyTree | None) ->
         dtypes,
         None if model_state is None else jax.tree.structure(model_state),
         tuple(shipped),
+    )
+
+
+def packed_shapes(
+    transform: Transform, params: PyTree, state: State, model_state: PyTree | None
+) -> Packed:
+    """What `pack` will give, from shapes alone: its weights are shapes and dtypes."""
+    dtypes: dict[str, Any] = {}
+    paths = tuple(flat_paths(params))
+
+    def shipped(params: PyTree, state: State, model_state: PyTree) -> dict[str, Any]:
+        seen = parameters(transform, params, state)
+        boxes = jax.tree.leaves(seen, is_leaf=lambda x: isinstance(x, Quantized))
+        weights = {}
+        for path, box in zip(paths, boxes, strict=True):
+            if isinstance(box, Quantized):
+                kind = jnp.int4 if box.bits <= 4 else jnp.int8
+                weights[path] = box.qvalue.astype(kind)
+                weights[path + SCALE] = box.scale
+                dtypes[path] = box.dtype
+            else:
+                weights[path] = box
+        tree = {} if model_state is None else {MODEL_STATE: model_state}
+        return {**weights, **dict(zip(flat_paths(tree), jax.tree.leaves(tree)))}
+
+    weights = jax.eval_shape(shipped, params, state, model_state)
+    named = {} if model_state is None else {MODEL_STATE: model_state}
+    return Packed(
+        weights,
+        jax.tree.structure(params),
+        paths,
+        dtypes,
+        None if model_state is None else jax.tree.structure(model_state),
+        tuple(flat_paths(named)),
     )
 
 

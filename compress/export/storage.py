@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,22 @@ _DTYPES = "dtypes"
 _NATIVE = frozenset({"bool", "float16", "float32", "float64", "bfloat16"}) | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
+# In the order of the format's own list, by which it sorts arrays in a file.
+_CODES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
 _NIBBLES = frozenset({"int4", "uint4"})
 
 
@@ -32,15 +49,20 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       ArtifactError: If a dtype cannot be stored.
     """
-    stored, dtypes = {}, {}
-    for name, array in arrays.items():
-        stored[name] = _stored(name, array)
-        if array.dtype.name not in _NATIVE:
-            dtypes[name] = {"dtype": array.dtype.name, "shape": list(array.shape)}
-    metadata = {_DTYPES: json.dumps(dtypes)} if dtypes else None
-    save_file(stored, path, metadata)
+    stored = {name: _stored(name, array) for name, array in arrays.items()}
+    save_file(stored, path, _metadata(arrays))
     # As any new file there, not for its owner alone, as safetensors leaves it.
     path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def _metadata(arrays: Mapping[str, Any]) -> dict[str, str] | None:
+    """The true dtypes and shapes of what the format does not know."""
+    dtypes = {
+        name: {"dtype": x.dtype.name, "shape": list(x.shape)}
+        for name, x in arrays.items()
+        if x.dtype.name not in _NATIVE
+    }
+    return {_DTYPES: json.dumps(dtypes)} if dtypes else None
 
 
 def _stored(name: str, array: np.ndarray) -> np.ndarray:
@@ -57,14 +79,45 @@ def _stored(name: str, array: np.ndarray) -> np.ndarray:
     )
 
 
-def bits_per_element(array: np.ndarray) -> int:
+def bits_per_element(array: np.ndarray | jax.ShapeDtypeStruct) -> int:
     """Bits that an element takes in the file."""
     return 4 if array.dtype.name in _NIBBLES else 8 * array.dtype.itemsize
 
 
-def stored_bytes(array: np.ndarray) -> int:
+def stored_bytes(array: np.ndarray | jax.ShapeDtypeStruct) -> int:
     """Bytes that an array takes in the file."""
     return math.ceil(array.size * bits_per_element(array) / 8)
+
+
+def file_bytes(arrays: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Bytes of the file that `write_arrays` would make of arrays of these shapes.
+
+    Source: the layout of a header, https://github.com/huggingface/safetensors#format;
+    arrays lie in it by dtype, the last of `_CODES` first, then by name.
+    """
+    metadata = _metadata(arrays)
+    layouts = {name: _layout(name, x) for name, x in arrays.items()}
+    order = list(_CODES)
+    names = sorted(layouts, key=lambda name: (-order.index(layouts[name][0]), name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        kind, shape = layouts[name]
+        start, end = end, end + math.prod(shape) * jnp.dtype(kind).itemsize
+        entry = {"dtype": _CODES[kind], "shape": shape, "data_offsets": [start, end]}
+        header[name] = entry
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    return 8 + -(-len(text.encode()) // 8) * 8 + end
+
+
+def _layout(name: str, x: jax.ShapeDtypeStruct) -> tuple[str, list[int]]:
+    """The dtype and shape under which `_stored` keeps an array."""
+    kind = x.dtype.name
+    if kind in _NATIVE:
+        return kind, list(x.shape)
+    if kind in _NIBBLES:
+        return "uint8", [(math.prod(x.shape) + 1) // 2]
+    return "uint8", list(x.shape)
 
 
 def pack_nibbles(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from compress.report.items import pack_items as pack_items
 from compress.report.latency import measure_latency as measure_latency
 from compress.report.latency import write_latency as write_latency
 from compress.report.load import FORMAT_VERSION as FORMAT_VERSION
+from compress.report.load import load_cell as load_cell
 from compress.report.load import load_compare as load_compare
 from compress.report.metric import score_text as score_text
 from compress.report.records import Cell as Cell

@@ -93,7 +93,7 @@ def _load_cells(
 ) -> tuple[list[Cell], list[FailedCell]]:
     cells, failed = {}, []
     for folder in sorted(path for path in directory.iterdir() if path.is_dir()):
-        loaded = _load_cell(folder)
+        loaded = load_cell(folder)
         if isinstance(loaded, Cell):
             loaded = _place(loaded, folder, rows, cells)
         if isinstance(loaded, FailedCell):
@@ -122,7 +122,8 @@ def _place(
     return FailedCell(cell.row, cell.seed, reason)
 
 
-def _load_cell(folder: pathlib.Path) -> Cell | FailedCell | None:
+def load_cell(folder: pathlib.Path) -> Cell | FailedCell | None:
+    """What a cell's folder holds: a result, what went wrong, or neither yet."""
     result, error = folder / "result.json", folder / "error.json"
     try:
         if error.exists():

@@ -31,10 +31,13 @@ class Chunk(NamedTuple):
         The state is donated; the metrics are arrays of which the first `num_steps`
         entries are valid.
       compilations: How often the train step was compiled so far.
+      lower: `(state, data)` to the program of a call, or of a step where the host loops
+        over them. Only shapes matter; of data that are read from files, a batch's.
     """
 
     run: Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any]]]
     compilations: Callable[[], int]
+    lower: Callable[[TrainState, Batch], jax.stages.Lowered]
 
 
 def build_chunk(
@@ -189,6 +192,7 @@ def build_device_chunk(step: Any, walk: Any, length: int) -> Chunk:
     return Chunk(
         lambda state, data, num_steps: compiled(state, data, jnp.int32(num_steps)),
         lambda: len(traces),
+        lambda state, data: compiled.lower(state, data, jnp.int32(0)),
     )
 
 
@@ -214,7 +218,11 @@ def _host_chunk(step: Any, walk: Walk) -> Chunk:
             log.append(metrics)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *log)
 
-    return Chunk(run, lambda: len(traces))
+    def lower(state: TrainState, data: Batch) -> jax.stages.Lowered:
+        order = jax.eval_shape(walk.order, state.key, state.compression.step)
+        return compiled.lower(state, data, order)
+
+    return Chunk(run, lambda: len(traces), lower)
 
 
 def _stream_chunk(step: Any) -> Chunk:
@@ -242,4 +250,4 @@ def _stream_chunk(step: Any) -> Chunk:
         share = (stream.waited - waited) / (time.monotonic() - started)
         return state, {**stacked, "input_wait": np.full(num_steps, share)}
 
-    return Chunk(run, lambda: len(traces))
+    return Chunk(run, lambda: len(traces), compiled.lower)

@@ -7,6 +7,9 @@ from compress.train.boundaries import surviving_units as surviving_units
 from compress.train.checkpoints import CheckpointError as CheckpointError
 from compress.train.checkpoints import hash_of as hash_of
 from compress.train.checks import check_schedule as check_schedule
+from compress.train.checks import state_shapes as state_shapes
+from compress.train.checks import untrained_teacher as untrained_teacher
+from compress.train.directory import InUseError as InUseError
 from compress.train.directory import RunError as RunError
 from compress.train.evaluate import Evaluation as Evaluation
 from compress.train.evaluate import evaluate as evaluate
@@ -17,6 +20,8 @@ from compress.train.many import Place as Place
 from compress.train.many import adopt as adopt
 from compress.train.many import train_many as train_many
 from compress.train.phases import Entered as Entered
+from compress.train.phases import Job as Job
+from compress.train.phases import foresee as foresee
 from compress.train.phases import foreseen_phases as foreseen_phases
 from compress.train.phases import rebuilt_phase as rebuilt_phase
 from compress.train.provenance import data_hash as data_hash

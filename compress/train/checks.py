@@ -46,15 +46,19 @@ def check_phases(job: Job) -> list[Entered]:
     for entered in phases:
         first = entered.phase.index == 0
         plan_sharding(job.config, entered.model.params, first=first)
-        state = jax.eval_shape(
-            lambda params, model_state, entered=entered: start(
-                job, with_arrays(entered, params, model_state), jax.random.key(0)
-            ),
-            entered.model.params,
-            entered.model.model_state,
-        )
+        state = state_shapes(job, entered)
         check_step(job.config, job.task, entered.model, entered.transform, state)
     return phases
+
+
+def state_shapes(job: Job, entered: Entered) -> TrainState:
+    """The shapes of the state in which a phase starts."""
+
+    def started(params: Any, model_state: Any) -> TrainState:
+        key = jax.random.key(0)
+        return start(job, with_arrays(entered, params, model_state), key)
+
+    return jax.eval_shape(started, entered.model.params, entered.model.model_state)
 
 
 def untrained_teacher(config: Config, task: Task) -> Teacher:

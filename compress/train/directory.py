@@ -24,39 +24,54 @@ def run_identity(config: Config, task: Task, seed: int) -> str:
     )
 
 
+class InUseError(RunError):
+    """A directory that another process works in."""
+
+
 @contextlib.contextmanager
-def claimed(directory: pathlib.Path) -> Generator[None]:
+def claimed(
+    directory: pathlib.Path, *, shared: bool = False, wait: bool = False
+) -> Generator[None]:
     """Makes a directory, and keeps other processes from writing to it meanwhile.
 
     Of several processes of one run, process 0 holds it for all.
 
+    Args:
+      directory: To be made, with those above it.
+      shared: Only keeps those out who want it for themselves.
+      wait: Waits until it is free.
+
     Raises:
-      RunError: If it cannot be made, or another process has it.
+      InUseError: If another process has it.
+      RunError: If it cannot be made.
     """
     with contextlib.ExitStack() as held:
-        processes.on_primary(lambda: _claim(directory, held))
+        processes.on_primary(lambda: _claim(directory, held, shared, wait))
         yield
 
 
-def _claim(directory: pathlib.Path, held: contextlib.ExitStack) -> None:
+def _claim(
+    directory: pathlib.Path, held: contextlib.ExitStack, shared: bool, wait: bool
+) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = held.enter_context((directory / ".lock").open("w"))
+        file = held.enter_context((directory / ".lock").open("a+"))
     except OSError as error:
         raise RunError(f"{directory}: cannot be written ({error.strerror}).") from error
-    _lock(file.fileno(), directory)
+    _lock(file.fileno(), directory, shared, wait)
 
 
-def _lock(descriptor: int, directory: pathlib.Path) -> None:
+def _lock(descriptor: int, directory: pathlib.Path, shared: bool, wait: bool) -> None:
     """The system gives the lock back when the process ends, however it ends."""
     if os.name != "posix":
         return
     import fcntl
 
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunError(
+        raise InUseError(
             f"{directory}: is in use by another process. Wait for it, or choose "
             "another --workdir."
         ) from None

@@ -5,7 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.bench import accuracy_table, lowering_table, seeds_table
+from experiments.bench import (
+    accuracy_table,
+    dry_run_table,
+    lowering_table,
+    seeds_table,
+)
 from experiments.bench.peers import tables as peers_tables
 
 _HERE = pathlib.Path(__file__).parent
@@ -62,6 +67,7 @@ _SECTIONS = {
     "latency": _latency_section,
     "peers": peers_tables.section,
     "accuracy": accuracy_table.section,
+    "dry_run": dry_run_table.section,
     "lowering": lowering_table.section,
     "seeds": seeds_table.section,
 }

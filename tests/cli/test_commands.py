@@ -16,7 +16,8 @@ from absl.testing import flagsaver
 
 import compress
 import compress.cli.commands as commands
-from compress.cli.main import COMMANDS, main
+from compress.cli.main import COMMANDS, main, underscored
+from tests.compare.conftest import made_up as made_up
 from tests.export import models
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -125,7 +126,7 @@ def test_without_a_command_the_help_is_shown(run: Any) -> None:
     [
         (
             ["train", "x.yaml"],
-            "no command 'train'; there are run, compare, onnx",
+            "no command 'train'; there are run, compare, sweep, onnx",
         ),
         (["run"], "run takes 1 argument, got 0. See jax-compress --help"),
         (["run", "a.yaml", "b.yaml"], "run takes 1 argument, got 2"),
@@ -241,6 +242,82 @@ def test_inspect_shows_the_sites_and_the_plan_and_trains_nothing(
     assert f"shipped weights: {300 - 3 * 64 + 4 * 11} bytes" in out
     assert "multiply-accumulates per example: 64" in out
     assert sorted(grid.parent.rglob("*")) == before
+
+
+def test_a_dry_run_predicts_every_row_and_writes_it_down(
+    run: Any, grid: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "plan.json"
+    flags = ("--dry_run", "--quiet", "--output", path)
+    status, out, err = run("inspect", grid, *flags, "--row", "P+PTQ")
+    assert status == 0, err
+    title, line = out.splitlines()
+    assert "peak memory in training" in title and line.startswith("P+PTQ ")
+    (found,) = json.loads(path.read_text())["runs"]
+    assert found["row"] == "P+PTQ" and f"{found['weights_bytes']:,} bytes" in line
+    assert not list(tmp_path.glob("runs"))
+    status, _, err = run("inspect", grid, "--dry_run", "--output", tmp_path / "no/x")
+    assert status == 1 and "is no folder. Make it first" in err
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("--dry-run", "--dry_run"),
+        ("--nodry-run", "--nodry_run"),
+        ("--data-dir=a-b", "--data_dir=a-b"),
+        ("--no-such-flag", "--no-such-flag"),
+        ("runs/a-b", "runs/a-b"),
+    ],
+)
+def test_flags_may_be_written_with_dashes(written: str, read: str) -> None:
+    assert underscored(written) == read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        ((), "has no sweep: section. Add one"),
+        (("--set", "sweep={grid: {batchsize: [8]}}"), "did you mean 'batch_size'"),
+        (("--set", "sweep={grid: {batch_size: [8]}}", "--shard=2/2"), "out of range"),
+        (
+            ("--set", "sweep={grid: {batch_size: [8]}}", "--launcher=slurm"),
+            "say --jobs",
+        ),
+        (
+            (
+                *("--set", "sweep={grid: {batch_size: [8]}}", "--launcher=slurm"),
+                *("--jobs=1", "--slurm=mem_gb"),
+            ),
+            "write --slurm=name=value",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_run_says_why(
+    run: Any, config: pathlib.Path, tmp_path: pathlib.Path, arguments: Any, remedy: str
+) -> None:
+    root = tmp_path / "runs"
+    status, _, err = run("sweep", config, "--workdir", root, *arguments)
+    assert status == 1 and remedy in err
+    assert_one_screen(err)
+    assert not root.exists()
+
+
+def test_a_sweep_of_a_row_runs_its_shard_and_then_reports(
+    run: Any, grid: pathlib.Path, tmp_path: pathlib.Path, made_up: Any
+) -> None:
+    sparsities = "{grid: {'stages[1].prune.sparsity': [0.2, 0.5]}}"
+    root = tmp_path / "runs"
+    arguments = ("sweep", grid, "--row", "P+PTQ", "--set", f"sweep={sparsities}")
+    arguments = (*arguments, "--workdir", root, "--quiet")
+    status, out, err = run(*arguments, "--shard=1/2")
+    assert status == 0, err
+    assert made_up.done == [(0.5, 0)] and "same command without --shard" in out
+    made_up.failing = {0.2}
+    status, out, err = run(*arguments)
+    assert status == 1 and made_up.done == [(0.5, 0), (0.2, 0)]
+    assert f"1 cells failed; {root / 'sweep.csv'} says which" in out
+    assert (root / "report/report.html").exists()
 
 
 def test_inspect_lists_groups_of_units_and_predicts_what_is_left(
@@ -591,7 +668,7 @@ def test_compare_runs_what_is_left_and_writes_the_report(
     from tests.compare.test_grid import in_this_process
 
     monkeypatch.setattr(comparing, "run_jobs", in_this_process)
-    monkeypatch.setattr(comparing, "_measure", lambda *args: None)
+    monkeypatch.setattr(comparing, "measure_latency", lambda *args: None)
     workdir = tmp_path / "runs"
     status, out, _ = run(
         "compare", grid, "--fast", "--quiet", "--workdir", workdir, "--set=seeds=[3]"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 import compress
 from compress.config import Config, parse_config, row_config
 from tests import tiny
@@ -62,3 +64,11 @@ def row(index: int, **changes: Any) -> Config:
     config = comparison(**changes)
     assert config.compare is not None
     return row_config(config, config.compare.rows[index])
+
+
+def unreadable() -> compress.Task:
+    """The tiny task with a billion examples, each the same one, and that is NaN."""
+    task = tiny.task()
+    x = np.broadcast_to(np.float32("nan"), (10**9, 5))
+    y = np.broadcast_to(np.int32(0), (10**9,))
+    return task._replace(train={"x": x, "y": y})

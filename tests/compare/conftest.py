@@ -1,4 +1,4 @@
-"""One small comparison that several tests read."""
+"""One small comparison that several tests read, and sweeps of made-up cells."""
 
 import pathlib
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 import compress.compare.grid as grid
 from compress.compare import compare
 from tests.compare import configs
+from tests.compare.made_up import MadeUp
 from tests.compare.test_grid import in_this_process
 
 ROWS: list[dict[str, Any]] = [
@@ -26,3 +27,13 @@ def finished_grid(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         patch.setattr(grid, "measure_rows", lambda *args: None)
         assert compare(config, root, say=lambda line: None) == 0
     return root
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+    """Made-up cells in this process, and no time spent on latency."""
+    cells = MadeUp()
+    monkeypatch.setattr(grid, "run_jobs", in_this_process)
+    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+    monkeypatch.setattr(grid, "run_cell", cells.cell)
+    return cells

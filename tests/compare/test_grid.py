@@ -13,7 +13,6 @@ import pytest
 import compress.compare.grid as grid
 import compress.compare.teachers as teachers
 from compress.compare import CellError, compare
-from compress.compare.pool import run_jobs
 from compress.config import parse_config
 from compress.report import load_compare
 from compress.task import TaskError
@@ -36,7 +35,7 @@ def in_this_process(function: Any, jobs: Any, *, workers: int, cache: Any) -> An
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker processes, and no time spent on latency."""
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
-    monkeypatch.setattr(grid, "_measure", lambda *args: None)
+    monkeypatch.setattr(grid, "measure_latency", lambda *args: None)
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(
@@ -78,7 +77,7 @@ def test_a_directory_of_another_config_is_refused(tmp_path: pathlib.Path) -> Non
     folder = tmp_path / "float-seed0"
     folder.mkdir()
     (folder / "result.json").write_text(
-        '{"config_hash": "0123456789abcdef", "seed": 0}'
+        '{"config_hash": "0123456789abcdef", "seed": 0, "format_version": 2}'
     )
     with pytest.raises(CellError, match=r"0123456789ab.*Choose another --workdir"):
         compare(configs.comparison(), tmp_path, say=lambda line: None)
@@ -121,13 +120,13 @@ def test_each_teacher_is_trained_once_before_the_cells(
     assert load_compare(tmp_path).notes == ("5 steps", "9 steps")
 
 
-def _exit() -> None:
-    os._exit(1)
-
-
-def test_a_worker_that_dies_is_explained(tmp_path: pathlib.Path) -> None:
+def test_a_worker_that_dies_at_the_latency_is_explained(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = grid.WorkerDied("its worker process died. Try fewer --workers.")
+    monkeypatch.setattr(grid, "run_jobs", lambda *args, **rest: [((), dead)])
     with pytest.raises(CellError, match="Try fewer --workers"):
-        list(run_jobs(_exit, [()], workers=1, cache=tmp_path))
+        grid.measure_latency(configs.comparison(), tmp_path, lambda line: None)
 
 
 def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(

@@ -1,5 +1,6 @@
 """Cells that share a training or a program, and are otherwise cells of their own."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -33,12 +34,20 @@ def configs_of(**changes: Any) -> dict[str, Config]:
     return {row.name: row_config(config, row) for row in config.compare.rows}
 
 
+def all_cells(rows: Any) -> list[tuple[str, int]]:
+    return list(itertools.product(rows, SEEDS))
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two rows of one training, two seeds each."""
     root = tmp_path_factory.mktemp("groups")
     rows = configs_of()
-    return root, rows, {(r, s): out for r, s, out in run_group(rows, SEEDS, root)}
+    return (
+        root,
+        rows,
+        {(r, s): out for r, s, out in run_group(rows, all_cells(rows), root)},
+    )
 
 
 def test_rows_that_differ_in_their_export_are_one_group() -> None:
@@ -102,8 +111,8 @@ def test_the_artifact_of_a_seed_is_the_one_it_would_have_alone(
     ran: Any, tmp_path: pathlib.Path
 ) -> None:
     root, rows, _ = ran
-    alone = {**rows, "P + PTQ": rows["P + PTQ"]}
-    for _, _, outcome in run_group({"P + PTQ": alone["P + PTQ"]}, (1,), tmp_path):
+    alone = {"P + PTQ": rows["P + PTQ"]}
+    for _, _, outcome in run_group(alone, [("P + PTQ", 1)], tmp_path):
         assert not isinstance(outcome, Exception), outcome
     ours, theirs = (
         compress.load(folder / "P_+_PTQ-seed1/artifact") for folder in (root, tmp_path)
@@ -121,7 +130,7 @@ def test_a_group_that_is_finished_does_nothing(
 ) -> None:
     root, rows, _ = ran
     monkeypatch.setattr(groups, "train_many", None)
-    assert list(run_group(rows, SEEDS, root)) == []
+    assert list(run_group(rows, all_cells(rows), root)) == []
 
 
 def test_a_row_added_later_is_shipped_from_the_training_there_is(
@@ -132,7 +141,9 @@ def test_a_row_added_later_is_shipped_from_the_training_there_is(
     monkeypatch.setattr("compress.train.loop._Run.to_the_end", None)
     later = {**PTQ, "name": "later", "set": {"export.quantize.weights": "int4"}}
     rows = configs_of(rows=[FLOAT, PTQ, later])
-    found = {(row, seed): out for row, seed, out in run_group(rows, SEEDS, root)}
+    found = {
+        (row, seed): out for row, seed, out in run_group(rows, all_cells(rows), root)
+    }
     assert set(found) == {("later", 0), ("later", 1)}
     for seed in SEEDS:
         result = found["later", seed]
@@ -151,14 +162,14 @@ def test_an_export_that_fails_leaves_the_other_cells_alone(
 
     monkeypatch.setattr(groups, "ship_cell", fail_for_seed_0)
     rows = {"float": configs_of()["float"]}
-    found = {seed: out for _, seed, out in run_group(rows, SEEDS, tmp_path)}
+    found = {seed: out for _, seed, out in run_group(rows, all_cells(rows), tmp_path)}
     assert isinstance(found[0], ValueError) and isinstance(found[1], dict)
     said = json.loads((tmp_path / "float-seed0/error.json").read_text())
     assert said == {"row": "float", "seed": 0, "error": "ValueError: no space"}
     # What was trained is not lost: the same command ships it.
     monkeypatch.undo()
     steps = (tmp_path / "float-seed0/metrics.jsonl").read_text()
-    ((_, seed, result),) = run_group(rows, SEEDS, tmp_path)
+    ((_, seed, result),) = run_group(rows, all_cells(rows), tmp_path)
     assert seed == 0 and isinstance(result, dict)
     assert (tmp_path / "float-seed0/metrics.jsonl").read_text() == steps
     assert not (tmp_path / "float-seed0/error.json").exists()

@@ -26,7 +26,7 @@ from tests.compare.test_grid import in_this_process
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker processes, and no time spent on latency."""
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
-    monkeypatch.setattr(grid, "_measure", lambda *args: None)
+    monkeypatch.setattr(grid, "measure_latency", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
