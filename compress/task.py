@@ -66,6 +66,8 @@ class Task(NamedTuple):
       classifies: Whether the last axis of the outputs holds scores of classes, of
         which an artifact must choose the same one as the trained model; False for
         embeddings and other numbers.
+      classes: Names of the classes, for whoever uses an artifact.
+      sample_rate: Samples per second, if the input is sound.
     """
 
     build: Callable[..., Model]
@@ -81,6 +83,8 @@ class Task(NamedTuple):
         MappingProxyType({})
     )
     classifies: bool = True
+    classes: tuple[str, ...] | None = None
+    sample_rate: int | None = None
 
     @property
     def judge(self) -> Metric:

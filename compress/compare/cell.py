@@ -276,6 +276,8 @@ def _exported(
         lowering=config.export.lowering,
         tolerance=config.export.tolerance,
         classifies=task.classifies,
+        classes=task.classes,
+        sample_rate=task.sample_rate,
         evaluate=measure,
         config=config.model_dump(mode="json"),
         metadata={"seed": seed, **_phases(trained)},
