@@ -11,6 +11,9 @@ from compress.config import json_schema, load_config
 from compress.report import load_compare
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+_QUICK = ("digits", "speech")
+# Tasks whose data do not travel with the project.
+_WITH_DATA = ("cifar", "speech")
 
 
 def test_the_committed_schema_is_the_one_in_force():
@@ -20,15 +23,16 @@ def test_the_committed_schema_is_the_one_in_force():
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[] if path.stem == "digits" else pytest.mark.slow)
+        pytest.param(path, marks=[] if path.stem in _QUICK else pytest.mark.slow)
         for path in sorted(CONFIGS.glob("*.yaml"))
     ],
     ids=lambda path: path.stem,
 )
 def test_a_config_runs_in_its_fast_setting(path, tmp_path):
     config = load_config(path, fast=True)
-    if "cifar" in config.task and "JAX_COMPRESS_DATA" not in os.environ:
-        pytest.skip("needs the images: JAX_COMPRESS_DATA names their folder")
+    name = config.task.partition(":")[0].rpartition(".")[2]
+    if name in _WITH_DATA and "JAX_COMPRESS_DATA" not in os.environ:
+        pytest.skip(f"{name}: needs its data; JAX_COMPRESS_DATA names their folder")
     failed = compare(config, tmp_path / "runs", say=lambda line: None)
     found = load_compare(tmp_path / "runs")
     assert failed == 0, found.failed

@@ -2,14 +2,10 @@
 
 import json
 import pathlib
-import time
-
-import jax
-import numpy as np
 
 from compress import processes
 from compress.cli import flags
-from compress.cli.arrays import check_output, read_input, write_output
+from compress.cli.arrays import check_output
 from compress.cli.inspecting import inspect_artifact, inspect_config
 from compress.compare import (
     CellError,
@@ -27,7 +23,6 @@ from compress.compare.dry_run import dry_run, predictions_json, predictions_tabl
 from compress.compare.grid import speaker
 from compress.compare.launch import LOGS
 from compress.config import Config, json_schema, load_config, read_value, row_config
-from compress.export import load
 from compress.files import write_json
 from compress.report import (
     LOCK,
@@ -36,7 +31,6 @@ from compress.report import (
     score_text,
     write_report,
 )
-from compress.sites import parameter_paths
 
 
 def run(config_path: str) -> int:
@@ -176,27 +170,6 @@ def _predict(config: Config) -> None:
     print(predictions_table(found))
     if output is not None:
         write_json(output, predictions_json(found))
-
-
-def predict(artifact_path: str, *input_paths: str) -> int:
-    """Runs an artifact on inputs from .npy files."""
-    artifact = load(artifact_path)
-    output = pathlib.Path(flags.OUTPUT.value) if flags.OUTPUT.value else None
-    if output is not None:
-        check_output(output, len(artifact.manifest["outputs"]))
-    inputs = [read_input(path) for path in input_paths]
-    started = time.perf_counter()
-    outputs = jax.block_until_ready(artifact(*inputs))
-    seconds = time.perf_counter() - started
-    arrays = {name: np.asarray(x) for name, x in parameter_paths(outputs).items()}
-    for array in arrays.values():
-        print(np.array2string(array, threshold=40, precision=4))
-        if array.ndim == 2:
-            print("largest:", " ".join(map(str, array.argmax(-1)[:40])))
-    print(f"{len(inputs[0])} items in {1e3 * seconds:.1f} ms, compilation included")
-    if output is not None:
-        write_output(output, arrays)
-    return 0
 
 
 def schema() -> int:

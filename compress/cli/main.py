@@ -10,6 +10,8 @@
   jax-compress inspect ARTIFACT       what an artifact holds
   jax-compress predict ARTIFACT INPUT.npy
                                       run an artifact on inputs, print its outputs
+  jax-compress predict ARTIFACT SPEECH.wav
+                                      what was said, and how long it took to tell
   jax-compress verify ARTIFACT        hashes, signature, integer operations, golden
                                       outputs: whether it is what was exported
   jax-compress bench ARTIFACT         latency, memory, cold start against float
@@ -37,6 +39,7 @@ from typing import Any
 from absl import app, flags, logging
 
 import compress.cli.commands as commands
+import compress.cli.predicting as predicting
 import compress.cli.reproducing as reproducing
 import compress.cli.shipping as shipping
 from compress.cli import flags as own_flags
@@ -55,7 +58,7 @@ COMMANDS: dict[str, tuple[Callable[..., int], int, int]] = {
     "sweep": (commands.sweep, 1, 1),
     "onnx": (commands.onnx, 1, 1),
     "inspect": (commands.inspect, 1, 1),
-    "predict": (commands.predict, 2, 9),
+    "predict": (predicting.predict, 2, 9),
     "verify": (shipping.verify, 1, 1),
     "bench": (shipping.bench, 1, 1),
     "upgrade": (shipping.upgrade, 1, 1),

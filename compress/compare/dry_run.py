@@ -98,7 +98,7 @@ def dry_run(
     compiled: dict[str, Compiled] = {}
     for index, run in enumerate(runs):
         say(f"[{index + 1}/{len(runs)}] {run.name}")
-        found.append(_predict(run, load_task(run.task), compiled))
+        found.append(_predict(run, load_task(run.task, run.data), compiled))
     return found
 
 

@@ -34,7 +34,7 @@ from compress.config import (
 from compress.files import write_json
 from compress.machine import describe_machine, num_usable_cpus
 from compress.report import score_text
-from compress.task import load_task
+from compress.task import Task, load_task
 from compress.train import check_schedule, data_hash, versions
 from compress.train.directory import InUseError, claimed
 
@@ -68,11 +68,11 @@ def compare(
             "model, or add rows to compare."
         )
     say = say or speaker()
-    cells = cells_of(config)
+    cells, rows = cells_of(config), _configs(config)
     todo = open_cells(config, directory, cells)
     with claimed(directory):
-        for row in _rows(config):
-            check_schedule(row_config(config, row), load_task(config.task))
+        for name, task in _tasks(rows).items():
+            check_schedule(rows[name], task)
         failed = run_cells(config, directory, todo, len(cells), workers, say)
         measure_latency(config, directory, say)
     return failed
@@ -91,8 +91,33 @@ def open_cells(
     Raises:
       CellError: If the directory holds cells of another config.
     """
-    data = data_hash(load_task(config.task))
-    return [cell for cell in cells if not _is_finished(config, directory, data, *cell)]
+    rows = _configs(config)
+    data = {name: data_hash(task) for name, task in _tasks(rows).items()}
+    return [
+        (row, seed)
+        for row, seed in cells
+        if finished_result(
+            rows[row], directory / cell_folder(row, seed), seed, data[row]
+        )
+        is None
+    ]
+
+
+def _configs(config: Config) -> dict[str, Config]:
+    return {row.name: row_config(config, row) for row in _rows(config)}
+
+
+def _tasks(rows: Mapping[str, Config]) -> dict[str, Task]:
+    """By row its task; rows with the same data share one."""
+    loaded: dict[str, Task] = {}
+    for own in rows.values():
+        if _task_key(own) not in loaded:
+            loaded[_task_key(own)] = load_task(own.task, own.data)
+    return {name: loaded[_task_key(own)] for name, own in rows.items()}
+
+
+def _task_key(config: Config) -> str:
+    return f"{config.task} {sorted(config.data.items())}"
 
 
 def run_cells(
@@ -120,8 +145,9 @@ def run_cells(
       How many cells failed.
     """
     _write_settings(config, directory, [])
-    rows = {row.name: row_config(config, row) for row in _rows(config)}
-    apart = {} if alone else reasons_apart(rows, config.seeds, load_task(config.task))
+    rows = _configs(config)
+    task = load_task(config.task, config.data)
+    apart = {} if alone else reasons_apart(rows, config.seeds, task)
     notes = train_teachers(config, directory, say)
     for row, why in apart.items():
         notes.append(f"{row}: seeds were trained one by one, since {why}.")
@@ -175,18 +201,6 @@ def cells_of(config: Config) -> list[Cell]:
             "two row names give the same folder name; letters, digits and +.- count."
         )
     return cells
-
-
-def _config_of(config: Config, row_name: str) -> Config:
-    row = next(row for row in _rows(config) if row.name == row_name)
-    return row_config(config, row)
-
-
-def _is_finished(
-    config: Config, directory: pathlib.Path, data: str, row: str, seed: int
-) -> bool:
-    folder = directory / cell_folder(row, seed)
-    return finished_result(_config_of(config, row), folder, seed, data) is not None
 
 
 def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -> None:

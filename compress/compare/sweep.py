@@ -151,4 +151,5 @@ def _check_first(rows: Config) -> None:
     The others are checked where they run, so that one does not keep the rest waiting.
     """
     assert rows.compare is not None
-    check_schedule(row_config(rows, rows.compare.rows[0]), load_task(rows.task))
+    first = row_config(rows, rows.compare.rows[0])
+    check_schedule(first, load_task(first.task, first.data))

@@ -27,7 +27,8 @@ def train_teachers(
     distinct = {
         config_hash(teacher_config(row)): row for row in own if row.teacher is not None
     }
-    task, notes = load_task(config.task), dict.fromkeys(distinct, "")
+    task = load_task(config.task, config.data)
+    notes = dict.fromkeys(distinct, "")
     # Another process may be at one of them: then it is waited for, but last.
     for wait in (False, True):
         for identity in [name for name, note in notes.items() if not note]:

@@ -13,7 +13,7 @@ from compress.annotations import PyTree
 from compress.export.chunks import chunk_size, items_are_independent
 from compress.export.golden import GOLDEN, golden_inputs, write_golden
 from compress.export.lower import Lowering
-from compress.export.manifest import ArtifactError, write_manifest
+from compress.export.manifest import ArtifactError, meaning_problem, write_manifest
 from compress.export.pack import Packed, pack, site_schemes
 from compress.export.place import check_place, new_artifact
 from compress.export.program import (
@@ -57,6 +57,8 @@ def export(
     lowering: str = "fastest",
     tolerance: float = 1e-3,
     classifies: bool = True,
+    classes: Sequence[str] | None = None,
+    sample_rate: int | None = None,
     evaluate: Evaluate | None = None,
     config: Mapping[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
@@ -90,6 +92,9 @@ def export(
       classifies: Whether the last axis of the outputs holds scores of classes: then
         artifact and trained forward must choose the same one everywhere. False for
         embeddings and other numbers.
+      classes: What the scores are of, by name, for whoever uses the artifact.
+      sample_rate: Samples per second, if the input is sound `[batch, samples]`, int16
+        or float32 in [-1, 1).
       evaluate: Computes figures with the artifact, for the manifest.
       config: The resolved config of the run, kept as `config.json`: with it
         `jax-compress upgrade` and `bench` find the model again.
@@ -115,8 +120,11 @@ def export(
     shared = _checked(shared, forward, transform)
     model = shipped_model(shared, params, state, model_state, batches[0])
     trained = model.trained(shared.trained)
+    meaning = {"classes": classes and list(classes), "sample_rate": sample_rate}
     with new_artifact(final) as partial:
         content = _write(partial, model, batches[0], platforms, static_batch, lowering)
+        content |= {key: x for key, x in meaning.items() if x is not None}
+        _check_meaning(content)
         content["lowering"]["chunk"] = _chunk(model, trained, batches[0], lowering)
         content["config"] = _write_config(partial, config)
         content = {key: value for key, value in content.items() if value is not None}
@@ -140,6 +148,12 @@ def _checked(
             "with, or leave it out."
         )
     return shared
+
+
+def _check_meaning(content: Mapping[str, Any]) -> None:
+    problem = meaning_problem(content)
+    if problem is not None:
+        raise ArtifactError(f"export: {problem}.")
 
 
 def shipped_model(

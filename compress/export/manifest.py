@@ -13,6 +13,7 @@ from compress.export.schema import (
     batch_or_none,
     dimension,
     number,
+    positive,
     require,
     size,
     text_or_none,
@@ -61,6 +62,8 @@ _CONTENT = {
     "golden?": str,
     "state?": str,
     "config?": str,
+    "classes?": [str],
+    "sample_rate?": positive,
     "lowering": {"mode": str, "machine": dict, "chunk?": batch_or_none},
     "verification?": {"tolerance": number, "items": size, "largest_difference": number},
 }
@@ -137,10 +140,31 @@ def _check(path: pathlib.Path, content: Any) -> None:
         raise ArtifactError(f"{path}: {error}. Export again.") from None
     if not content["inputs"] or any(not spec["shape"] for spec in content["inputs"]):
         raise ArtifactError(f"{path}: names no input with a batch axis. Export again.")
+    if problem := meaning_problem(content):
+        raise ArtifactError(f"{path}: {problem}. Export again.")
     if content.get("sha256") != _digest(content):
         raise ArtifactError(
             f"{path}: was changed after the export; copy the artifact again."
         )
+
+
+def meaning_problem(content: Mapping[str, Any]) -> str | None:
+    """Why names of classes or a sample rate do not fit inputs and outputs, if so."""
+    names, rate = content.get("classes"), content.get("sample_rate")
+    sizes = [spec["shape"][-1] for spec in content["outputs"] if spec["shape"]]
+    if names is not None and (len({*names}) < len(names) or sizes != [len(names)]):
+        return (
+            f"{len(names)} names of classes, {len({*names})} different, for outputs "
+            f"whose last axes are {sizes}; name each class of one output once"
+        )
+    kinds = [(len(spec["shape"]), spec["dtype"]) for spec in content["inputs"]]
+    sound = kinds in ([(2, "int16")], [(2, "float32")])
+    if rate is not None and not (sound and rate > 0):
+        return (
+            f"sample_rate={rate} is for one input [batch, samples] of int16 or "
+            f"float32, not {content['inputs']}; leave it out, or take the waveform"
+        )
+    return None
 
 
 def program_files(manifest: Mapping[str, Any]) -> list[str]:

@@ -49,6 +49,7 @@ def serving_function(
             everything,
             product=lowering.product,
             tap=tap,
+            shifted=lowering.mode != "plain",
         )
         return outputs if tap is None else (outputs, collected)
 

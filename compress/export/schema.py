@@ -66,6 +66,11 @@ def size(value: Any) -> bool:
     return type(value) is int and 0 <= value < LARGEST_SIZE
 
 
+def positive(value: Any) -> bool:
+    """A count of at least one."""
+    return size(value) and value > 0
+
+
 def number(value: Any) -> bool:
     """A number, NaN included."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -73,12 +78,12 @@ def number(value: Any) -> bool:
 
 def batch(value: Any) -> bool:
     """The size of a batch, or the name of a free one."""
-    return value == "batch" or (size(value) and value > 0)
+    return value == "batch" or positive(value)
 
 
 def batch_or_none(value: Any) -> bool:
     """The size of a batch, or null."""
-    return value is None or (size(value) and value > 0)
+    return value is None or positive(value)
 
 
 def dimension(value: Any) -> bool:

@@ -9,6 +9,7 @@ from compress.interpret.contract import contract as contract
 from compress.interpret.contract import float_product as float_product
 from compress.interpret.contract import multiply as multiply
 from compress.interpret.contract import scale_of_output as scale_of_output
+from compress.interpret.depthwise import depthwise as depthwise
 from compress.interpret.evaluate import Scope as Scope
 from compress.interpret.evaluate import evaluate as evaluate
 from compress.interpret.nested import Body as Body
@@ -31,3 +32,11 @@ from compress.interpret.sources import Computed as Computed
 from compress.interpret.sources import Constant as Constant
 from compress.interpret.sources import Origin as Origin
 from compress.interpret.split import split as split
+from compress.interpret.windows import Window as Window
+from compress.interpret.windows import as_traced as as_traced
+from compress.interpret.windows import channels_last as channels_last
+from compress.interpret.windows import features_last as features_last
+from compress.interpret.windows import met_by as met_by
+from compress.interpret.windows import padded as padded
+from compress.interpret.windows import padded_size as padded_size
+from compress.interpret.windows import window as window

@@ -16,6 +16,7 @@ from jax.extend.core import primitives
 
 from compress.annotations import Array, Num
 from compress.interpret.boxes import Quantized
+from compress.interpret.depthwise import depthwise, is_depthwise
 from compress.interpret.program import Equation, dtype_of, ragged_dot_p
 
 # product(equation, lhs, rhs, *others) -> the exact contraction of two integer operands;
@@ -33,11 +34,17 @@ def multiply(
 
 def float_product(equation: Equation, lhs: Array, rhs: Array, *others: Array) -> Array:
     """The contraction of integers carried in floating point."""
+    if is_depthwise(equation, lhs, rhs):
+        return depthwise(equation, lhs, rhs)
     return multiply(equation, lhs, rhs, jnp.float32, *others)
 
 
 def contract(
-    equation: Equation, operands: Sequence[Any], product: Product = float_product
+    equation: Equation,
+    operands: Sequence[Any],
+    product: Product = float_product,
+    *,
+    shifted: bool = False,
 ) -> Array:
     """The result of a contraction, in the dtype it was traced with.
 
@@ -45,9 +52,13 @@ def contract(
       equation: A `dot_general`, `conv_general_dilated` or `ragged_dot`.
       operands: Its operands; the first two may be `Quantized`.
       product: Computes the contraction of the integers.
+      shifted: Whether depthwise convolutions in float32 become sums of shifted inputs
+        too: much faster on CPU, and rounded otherwise than as traced.
     """
     out_dtype = dtype_of(equation.outvars[0])
     if not any(isinstance(x, Quantized) for x in operands):
+        if shifted and is_depthwise(equation, *operands[:2]):
+            return depthwise(equation, *operands).astype(out_dtype)
         return equation.primitive.bind(*operands, **equation.params)
     factors, others = operands[:2], operands[2:]
     lhs, rhs = (_carried(x, factors) for x in factors)

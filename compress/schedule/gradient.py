@@ -64,7 +64,7 @@ def _whole(
         def forward(params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
             return model.forward(params, model_state, *inputs, train=True, key=key)
 
-        run = transforms.observe(forward, transform)
+        run = transforms.observe(forward, transform, shifted=True)
         if config.remat is not None:
             policy = getattr(jax.checkpoint_policies, config.remat)
             run = jax.checkpoint(run, policy=policy)

@@ -66,9 +66,20 @@ def apply(forward: Callable[..., Any], transform: Transform) -> Callable[..., An
 
 
 def observe(
-    forward: Callable[..., Any], transform: Transform, tap: Tap | None = None
+    forward: Callable[..., Any],
+    transform: Transform,
+    tap: Tap | None = None,
+    *,
+    shifted: bool = False,
 ) -> Callable[..., Any]:
     """Like `apply`, and returns what the transform, or a tap, observed at each site.
+
+    Args:
+      forward: Any JAX function of parameters and inputs.
+      transform: What to apply.
+      tap: Observes instead of the transform.
+      shifted: Whether depthwise convolutions in float32 are computed as sums of shifted
+        inputs: much faster on CPU, and rounded otherwise than in `forward`.
 
     Returns:
       `(params, state, *inputs) -> (outputs, observed)`; `observed` is for `update`.
@@ -80,7 +91,15 @@ def observe(
         seen = seen_parameters(transform, params, state)
         given = transform.given(state.memory) if transform.given else {}
         return run_compressed(
-            program, transform, sites, seen, given, state, inputs, tap=tap
+            program,
+            transform,
+            sites,
+            seen,
+            given,
+            state,
+            inputs,
+            tap=tap,
+            shifted=shifted,
         )
 
     return compressed
@@ -96,6 +115,7 @@ def run_compressed(
     inputs: Any,
     product: SiteProduct | None = None,
     tap: Tap | None = None,
+    shifted: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """Evaluates a traced program as `transform` wants it.
 
@@ -109,6 +129,7 @@ def run_compressed(
       inputs: Of the program.
       product: How the integers of a site are multiplied; None carries them in floats.
       tap: Looks at the operands of each site.
+      shifted: As in `observe`.
 
     Returns:
       The outputs, and what was observed at each site, by the tap if there is one.
@@ -122,7 +143,7 @@ def run_compressed(
         multiply = partial(product, site) if product else float_product
         if tap is not None:
             observed = tap(site, equation, operands, multiply)
-        return [contract(equation, operands, multiply)], observed
+        return [contract(equation, operands, multiply, shifted=shifted)], observed
 
     _, leaves, _ = flatten_parameters(seen)
     outputs, observed = evaluate(

@@ -130,7 +130,7 @@ def _contractions(config: Config) -> float:
 
     Nothing is computed for the gradient of the input; the teacher only goes forward.
     """
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     student, first = _macs(config, task, config.model)
     macs = 3 * student - first
     if config.teacher is not None:

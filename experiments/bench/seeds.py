@@ -90,7 +90,10 @@ def in_programs(config: pathlib.Path, root: pathlib.Path) -> float:
 def states(config: Config, root: pathlib.Path) -> dict[int, Any]:
     """The trained state and the result of every seed."""
     assert config.compare is not None
-    own, task = row_config(config, config.compare.rows[0]), load_task(config.task)
+    own, task = (
+        row_config(config, config.compare.rows[0]),
+        load_task(config.task, config.data),
+    )
     teacher = teacher_of(own, task, root / "teachers", quiet=True)
     found = {}
     for seed in config.seeds:
@@ -142,7 +145,7 @@ def measured(root: pathlib.Path) -> dict[str, Any]:
     config = load_config(configs[1])
     assert config.compare is not None
     own = row_config(config, config.compare.rows[0])
-    teacher_of(own, load_task(own.task), root / "teachers", quiet=True)
+    teacher_of(own, load_task(own.task, own.data), root / "teachers", quiet=True)
     seconds: dict[str, float] = {}
     for count, path in configs.items():
         name = f"{_SEEDS.value // count} programs of {count}"

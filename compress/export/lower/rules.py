@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.extend.core import primitives
 
 from compress.annotations import Array
-from compress.export.lower.convolution import Window, depthwise, patches, window
+from compress.export.lower.convolution import patches
 from compress.export.lower.dense import Matrices, matrices, matvec, unsigned
-from compress.interpret import Equation, multiply
+from compress.interpret import Equation, Window, depthwise, multiply, window
 
 # float32 holds every integer below this, and so every sum of fewer products.
 _EXACT_PRODUCTS = 2**24 // 127**2
@@ -38,6 +38,11 @@ def in_float(equation: Equation, lhs: Array, rhs: Array) -> Array:
     )
 
 
+def shifted(equation: Equation, lhs: Array, rhs: Array) -> Array:
+    """A depthwise convolution of integers in float32, without a convolution."""
+    return depthwise(equation, lhs.astype(jnp.float32), rhs.astype(jnp.float32))
+
+
 # rule(equation, lhs, rhs, *others) -> the exact sums, in int32 or as whole numbers in
 # float32; the others are the sizes of the groups of a ragged_dot.
 Rule = Callable[..., Array]
@@ -47,7 +52,7 @@ RULES: dict[str, Rule] = {
     "float": in_float,
     "unsigned": unsigned,
     "matvec": matvec,
-    "depthwise": depthwise,
+    "depthwise": shifted,
     "patches": partial(patches, block=1, joined=True),
     "patches_of_2": partial(patches, block=2, joined=True),
     "patches_of_4": partial(patches, block=4, joined=True),
