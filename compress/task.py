@@ -1,5 +1,6 @@
 """A task: data, model and metric, as a user provides them."""
 
+import functools
 import importlib
 import inspect
 import math
@@ -94,24 +95,49 @@ class Task(NamedTuple):
         return tuple(batch[name] for name in self.inputs)
 
 
-def load_task(reference: str) -> Task:
+def load_task(reference: str, arguments: Mapping[str, Any] | None = None) -> Task:
     """Imports a task, `package.module:attribute`; a function is called.
 
     The current directory is searched first, so a task needs no installation.
 
+    Args:
+      reference: The config's `task:`.
+      arguments: The config's `data:`, keyword arguments of the function.
+
     Raises:
       TaskError: If there is none, with the reason.
     """
-    value = _named(reference)
-    if inspect.isfunction(value) and not _needs(value):
-        value = _run(reference, value)
+    value, arguments = _named(reference), dict(arguments or {})
+    if inspect.isfunction(value):
+        _check_arguments(reference, value, arguments)
+        value = _run(reference, functools.partial(value, **arguments))
+    elif arguments:
+        raise TaskError(
+            f"task {reference!r}: is no function, so it takes no data={arguments}. "
+            "Remove data, or name a function that returns a compress.Task."
+        )
     if not isinstance(value, Task):
         raise TaskError(
             f"task {reference!r}: gives a {type(value).__name__}, not a compress.Task. "
-            "Name a Task, or a function without arguments that returns one."
+            "Name a Task, or a function that returns one."
         )
     _check(reference, value)
     return _canonical(value)
+
+
+def _check_arguments(
+    reference: str, function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> None:
+    """Refuses arguments that the function of a task does not take, or lacks."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise TaskError(
+            f"task {reference!r}: cannot be called with data={dict(arguments)}: "
+            f"{error}. It takes: {', '.join(signature.parameters) or 'nothing'}. "
+            "Name a Task, or a function that returns one, with its arguments in data:."
+        ) from error
 
 
 def _named(reference: str) -> Any:
@@ -167,15 +193,6 @@ def _canonical(task: Task) -> Task:
         test=converted(task.test),
         validation=task.validation and converted(task.validation),
     )
-
-
-def _needs(function: Callable[..., Any]) -> list[str]:
-    """The arguments a function cannot be called without."""
-    parameters = inspect.signature(function).parameters.values()
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [
-        p.name for p in parameters if p.default is p.empty and p.kind not in optional
-    ]
 
 
 def _check(reference: str, task: Task) -> None:

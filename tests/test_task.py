@@ -27,6 +27,28 @@ def test_a_wrong_task_says_what_was_found(reference, remedy):
         load_task(reference)
 
 
+def test_a_function_gets_the_data_arguments_of_a_config(monkeypatch):
+    task = tiny.task()
+
+    def shortened(examples, reverse=False):
+        rows = slice(None, None, -1) if reverse else slice(examples)
+        return task._replace(train={k: x[rows] for k, x in task.train.items()})
+
+    monkeypatch.setattr(tiny, "task", shortened)
+    assert len(load_task("tests.tiny:task", {"examples": 7}).train["y"]) == 7
+    backwards = load_task("tests.tiny:task", {"examples": 7, "reverse": True})
+    assert len(backwards.train["y"]) == 70
+    for wrong in ({}, {"examples": 7, "revers": True}):
+        with pytest.raises(TaskError, match=r"It takes: examples, reverse\. "):
+            load_task("tests.tiny:task", wrong)
+
+
+def test_a_task_that_is_no_function_takes_no_arguments(monkeypatch):
+    monkeypatch.setattr(tiny, "ready", tiny.task(), raising=False)
+    with pytest.raises(TaskError, match="Remove data, or name a function"):
+        load_task("tests.tiny:ready", {"examples": 7})
+
+
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [

@@ -45,20 +45,20 @@ def loss(logits: jax.Array, batch: Any) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
 
-def task() -> compress.Task:
-    """Three blobs in five dimensions."""
+def task(examples: int = 70) -> compress.Task:
+    """Three blobs in five dimensions, `examples` of them to train on."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(3, 5)) * 2
 
-    def examples(count: int) -> dict[str, np.ndarray]:
+    def drawn(count: int) -> dict[str, np.ndarray]:
         y = rng.integers(0, 3, count).astype(np.int32)
         x = (centers[y] + rng.normal(size=(count, 5))).astype(np.float32)
         return {"x": x, "y": y}
 
     return compress.Task(
         build=build,
-        train=examples(70),
-        test=examples(40),
+        train=drawn(examples),
+        test=drawn(40),
         loss=loss,
         correct=lambda logits, batch: jnp.argmax(logits, -1) == batch["y"],
         augment=lambda key, batch: {
@@ -66,6 +66,11 @@ def task() -> compress.Task:
             "x": batch["x"] + 0.01 * jax.random.normal(key, batch["x"].shape),
         },
     )
+
+
+def sized(examples: int) -> compress.Task:
+    """The task, for configs that must say how many examples there are."""
+    return task(examples)
 
 
 def nan_task() -> compress.Task:

@@ -27,7 +27,7 @@ def inspect_config(config: Config, *, latency: bool = False) -> str:
       config: Of one run.
       latency: Whether to time artifacts with units removed, untrained.
     """
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     check_schedule(config, task)
     phases = foreseen_phases(config, task)
     one = example_inputs(task, 1)

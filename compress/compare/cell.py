@@ -67,7 +67,7 @@ def run_cell(
     Returns:
       The result, as in `result.json`.
     """
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     finished = finished_result(config, directory, seed, data_hash(task))
     if resume and finished is not None:
         return finished
@@ -121,7 +121,7 @@ def write_onnx(
       CellError: If the cell is not finished.
       NotImplementedError: If an operation of the model has no form in ONNX here.
     """
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     done = finished_result(config, directory, seed, data_hash(task)) is not None
     teacher = teacher_of(config, task, teachers, quiet=True) if done else None
     trained = finished(config, task, directory, seed=seed, teacher=teacher)

@@ -66,7 +66,7 @@ def compare(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     say = say or console.print
     cells = _cells(config, directory)
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     data = data_hash(task)
     is_open = [not _is_finished(config, directory, data, *cell) for cell in cells]
     with claimed(directory):

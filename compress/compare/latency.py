@@ -33,7 +33,7 @@ def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> Non
     if not artifacts:
         return
     assert config.compare is not None
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     reference = _float_row(artifacts, config.compare.reference)
     results = {}
     for batch in BATCHES:

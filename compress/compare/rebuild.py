@@ -62,7 +62,7 @@ def rebuild(directory: pathlib.Path, manifest: Any) -> Rebuilt:
 def _last_phase(directory: pathlib.Path, config: Config, phases: Any) -> Entered:
     try:
         known = [] if phases is None else boundaries_of(phases)
-        return rebuilt_phase(config, load_task(config.task), known)
+        return rebuilt_phase(config, load_task(config.task, config.data), known)
     except (KeyError, TypeError, CheckpointError) as error:
         raise ArtifactError(
             f"{directory}: metadata.phases do not say which units the model of its "

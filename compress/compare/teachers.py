@@ -25,7 +25,7 @@ def train_teachers(
     distinct = {
         config_hash(teacher_config(row)): row for row in own if row.teacher is not None
     }
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     return [_train(row, task, directory, say) for row in distinct.values()]
 
 

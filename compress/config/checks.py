@@ -45,6 +45,17 @@ def _unknown_reference(compare: Compare, names: Sequence[str]) -> Iterator[Probl
         yield Problem(("compare", "reference"), message)
 
 
+def _rows_are_judged_on_the_same_data(config: Config) -> Iterator[Problem]:
+    for index, row in enumerate(config.compare.rows if config.compare else ()):
+        for dotted in row.set:
+            if dotted.partition(".")[0] in ("task", "data"):
+                message = (
+                    "rows are judged on the same examples, so a row cannot change "
+                    "them; change it in the config, and compare once for each"
+                )
+                yield Problem(("compare", "rows", index, "set", dotted), message)
+
+
 def _distillation_has_a_teacher(config: Config) -> Iterator[Problem]:
     for path, stage in _stages(config):
         if stage.distill and config.teacher is None:
@@ -176,6 +187,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _seeds_are_unique,
     *mesh.CHECKS,
     _rows_are_unique_and_hold_the_reference,
+    _rows_are_judged_on_the_same_data,
 )
 
 

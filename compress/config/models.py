@@ -158,6 +158,9 @@ class Config(Model):
         examples=["package.module:attribute"],
         description="Where the model, data and metrics are: package.module:attribute.",
     )
+    data: Mapping[str, Scalar] = Field(
+        default_factory=dict, description="Keyword arguments of the task's function."
+    )
     model: Mapping[str, Scalar] = Field(
         default_factory=dict, description="Keyword arguments for the task's model."
     )

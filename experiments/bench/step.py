@@ -22,7 +22,7 @@ _STEPS = 50
 
 def chunk_of(config: Config) -> Any:
     """A call that trains `_STEPS` steps from the last stage on."""
-    task = load_task(config.task)
+    task = load_task(config.task, config.data)
     model = task.build(jax.random.key(0), **config.model)
     transform = build_transform(config)
     state = init_state(config, task, model, transform, jax.random.key(1))

@@ -492,6 +492,18 @@ def test_a_task_that_cannot_be_loaded_is_explained(
     assert_one_screen(err)
 
 
+@pytest.mark.parametrize("command", ["run", "inspect", "compare"])
+def test_a_task_that_takes_no_such_argument_is_explained(
+    command: str, run: Any, grid: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    row = ["--row=float"] * (command != "compare")
+    workdir = f"--workdir={tmp_path}/runs"
+    status, _, err = run(command, grid, *row, "--set", "data.rows=3", workdir)
+    assert status == 1 and "unexpected keyword argument 'rows'" in err
+    assert "It takes: examples." in err and not (tmp_path / "runs").exists()
+    assert_one_screen(err)
+
+
 @pytest.mark.parametrize("command", ["run", "inspect"])
 def test_a_model_that_takes_no_such_argument_is_explained(
     command: str, run: Any, config: pathlib.Path, tmp_path: pathlib.Path

@@ -60,6 +60,7 @@ def _configs(draw):
             optional={
                 "name": _text,
                 "model": _model,
+                "data": _model,
                 "seeds": st.lists(st.integers(0), min_size=1, unique=True),
                 "log_every": st.integers(1, 99),
             },

@@ -254,3 +254,18 @@ def test_the_hash_takes_equal_spellings_for_equal():
     one = parse_config({**base, "stages": [number], "model": {"a": 1, "b": 2}})
     other = parse_config({**base, "stages": [spelled], "model": {"b": 2, "a": 1}})
     assert config_hash(one) == config_hash(other)
+
+
+@pytest.mark.parametrize("change", ["data.hold_out: theo", "task: a:b"])
+def test_a_row_cannot_change_what_it_is_judged_on(load, change):
+    with pytest.raises(ConfigError, match="rows are judged on the same examples"):
+        load(("batch_size: 16", change))
+
+
+def test_data_arguments_are_part_of_a_runs_identity(load):
+    config = load()
+    hashes = {
+        config_hash(config.model_copy(update={"data": data}))
+        for data in ({}, {"hold_out": "theo"}, {"hold_out": "lucas"})
+    }
+    assert len(hashes) == 3
