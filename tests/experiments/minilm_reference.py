@@ -41,9 +41,9 @@ def _dense(x: Any, w: Any, name: str) -> Any:
 def _norm(x: Any, w: Any, name: str, epsilon: float) -> Any:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    return w[f"{name}.weight"] * centred / np.sqrt(variance + epsilon) + w[
-        f"{name}.bias"
-    ]
+    return (
+        w[f"{name}.weight"] * centred / np.sqrt(variance + epsilon) + w[f"{name}.bias"]
+    )
 
 
 def _attention(x: Any, w: Any, name: str, heads: int) -> Any:

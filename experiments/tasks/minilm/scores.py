@@ -20,7 +20,9 @@ def similarity_spearman(found: Embeddings, reference: Embeddings) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def neighbour_recall(found: Embeddings, reference: Embeddings, count: int = 10) -> float:
+def neighbour_recall(
+    found: Embeddings, reference: Embeddings, count: int = 10
+) -> float:
     """Share of each sentence's nearest `count` others that are still among them."""
     ours, theirs = (_nearest(_unit(x), count) for x in (found, reference))
     kept = [len(set(a) & set(b)) for a, b in zip(ours, theirs, strict=True)]
