@@ -3,7 +3,6 @@
 Judged by the loss in nats per symbol; its exponential is the perplexity.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax

@@ -24,6 +24,10 @@ def task_of(valid: bytes, test: bytes, tests: int = 2000) -> compress.Task:
     return language_task(_BYTES, known[:cut], known[cut:], unknown, tests)
 
 
+def _numbers(text: bytes) -> np.ndarray:
+    return np.frombuffer(text, np.uint8).astype(np.int32)
+
+
 def task(tests: int = 2000) -> compress.Task:
     """The task for a config: `task: experiments.tasks.wikitext:task`.
 
