@@ -24,6 +24,7 @@ from experiments.tasks.minilm.encoder import Encoder
 from experiments.tasks.minilm.sentences import wikitext_sentences
 
 _BATCH = 64
+_CURVES = 64  # sentences that are looked at during training
 
 
 def build(folder: pathlib.Path, key: jax.Array, layers: str = "all") -> compress.Model:
@@ -100,12 +101,17 @@ def _reference(folder: pathlib.Path, ids: np.ndarray) -> np.ndarray:
 
 
 def task_of(
-    folder: pathlib.Path, train: Sequence[str], test: Sequence[str], length: int = 64
+    folder: pathlib.Path,
+    train: Sequence[str],
+    validation: Sequence[str],
+    test: Sequence[str],
+    length: int = 64,
 ) -> compress.Task:
     """The task on any sentences and any weights of this architecture."""
     return compress.Task(
         build=partial(build, folder),
         train=examples(folder, train, length),
+        validation=examples(folder, validation, length),
         test=examples(folder, test, length),
         loss=loss,
         metric=compress.Metric(cosine, "cosine", unit="", scale=1.0),
@@ -117,7 +123,8 @@ def task(train: int = 1500, test: int = 1000, length: int = 64) -> compress.Task
     """The task for a config: `task: experiments.tasks.minilm:task`.
 
     Args:
-      train: Sentences of WikiText-2's `valid`, drawn with a fixed seed.
+      train: Sentences of WikiText-2's `valid`, drawn with a fixed seed; 64 more of
+        them are for the curves.
       test: Sentences of WikiText-2's `test`, likewise.
       length: Tokens of a sentence; longer ones are cut.
 
@@ -126,8 +133,8 @@ def task(train: int = 1500, test: int = 1000, length: int = 64) -> compress.Task
       FileNotFoundError: If WikiText-2 is not there.
     """
     folder = pretrained.package_folder()
-    drawn = [_drawn(part, n) for part, n in (("valid", train), ("test", test))]
-    return task_of(folder, *drawn, length)
+    known, unknown = _drawn("valid", train + _CURVES), _drawn("test", test)
+    return task_of(folder, known[_CURVES:], known[:_CURVES], unknown, length)
 
 
 def _drawn(part: str, count: int) -> list[str]:
