@@ -7,6 +7,7 @@ on, `test` to be judged on.
 """
 
 import hashlib
+import os
 import pathlib
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +28,7 @@ _BATCH = 64
 _CURVES = 64  # sentences that are looked at during training
 
 
-def build(folder: pathlib.Path, key: jax.Array, layers: str = "all") -> compress.Model:
+def build(folder: pathlib.Path, key: Any, layers: str = "all") -> compress.Model:
     """The encoder with its published weights.
 
     Args:
@@ -38,7 +39,7 @@ def build(folder: pathlib.Path, key: jax.Array, layers: str = "all") -> compress
     sizes = pretrained.read_sizes(folder)
     chosen = _layers(layers, sizes.layers)
     sizes = sizes._replace(layers=len(chosen))
-    model = compress.from_nnx(Encoder(sizes, rngs=nnx.Rngs(key)))
+    model = compress.from_nnx(Encoder(sizes, rngs=nnx.Rngs(0)))
     return model._replace(params=pretrained.read_params(folder, chosen))
 
 
@@ -90,13 +91,13 @@ def _reference(folder: pathlib.Path, ids: np.ndarray) -> np.ndarray:
     """The float embeddings, from the cache if they are there."""
     with (folder / pretrained.WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(np.int64(ids.shape).tobytes() + ids.tobytes())
+    digest.update(f"{ids.shape} {ids.dtype}".encode() + ids.tobytes())
     kept = cache_folder() / f"minilm-{digest.hexdigest()[:16]}.npy"
     if not kept.exists():
-        found = embed(build(folder, jax.random.key(0)), ids)
-        partial_file = kept.with_suffix(f".{id(found)}.npy")
-        np.save(partial_file, found)
-        partial_file.replace(kept)
+        found = embed(build(folder, None), ids)
+        unfinished = kept.with_suffix(f".{os.getpid()}.npy")
+        np.save(unfinished, found)
+        unfinished.replace(kept)
     return np.load(kept)
 
 

@@ -16,8 +16,8 @@ def similarity_spearman(found: Embeddings, reference: Embeddings) -> float:
     Spearman's correlation between the cosines of all pairs, ties by their mean rank.
     """
     pairs = np.triu_indices(len(reference), 1)
-    ranks = [_ranks((x @ x.T)[pairs]) for x in (_unit(found), _unit(reference))]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ours, theirs = (_ranks((x @ x.T)[pairs]) for x in (_unit(found), _unit(reference)))
+    return float(np.corrcoef(ours, theirs)[0, 1])
 
 
 def neighbour_recall(
