@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-
 from typing import Any
 
 from compress.interpret.axes.nodes import Node, atoms
