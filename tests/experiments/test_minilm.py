@@ -126,8 +126,8 @@ def test_weights_that_are_not_the_published_ones_are_refused(
 def test_wikitext_becomes_english_again() -> None:
     paragraph = (
         ' The " well @-@ known " town \'s 1 @,@ 500 people ( in 1990 ) were '
-        "glad . They saw a <unk> of the rare kind there . It rained . But nobody cared about it , "
-        "did they ? "
+        "glad . They saw a <unk> of the rare kind there . It rained . But nobody "
+        "cared about it , did they ? "
     )
     assert sentences.sentences_of(paragraph) == [
         'The "well-known" town\'s 1,500 people (in 1990) were glad.',
