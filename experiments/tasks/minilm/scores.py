@@ -23,7 +23,15 @@ def similarity_spearman(found: Embeddings, reference: Embeddings) -> float:
 def neighbour_recall(
     found: Embeddings, reference: Embeddings, count: int = 10
 ) -> float:
-    """Share of each sentence's nearest `count` others that are still among them."""
+    """Share of each sentence's nearest `count` others that are still among them.
+
+    Raises:
+      ValueError: If there are not that many others.
+    """
+    if len(reference) <= count:
+        raise ValueError(
+            f"recall@{count} needs more than {count} sentences, not {len(reference)}."
+        )
     ours, theirs = (_nearest(_unit(x), count) for x in (found, reference))
     kept = [len(set(a) & set(b)) for a, b in zip(ours, theirs, strict=True)]
     return float(np.mean(kept) / count)
