@@ -54,7 +54,7 @@ def reproduce(
     """
     whole = _resolved(lock)
     part = _part(whole, lock, rows, seeds)
-    task = load_task(part.config.task)
+    task = load_task(part.config.task, part.config.data)
     _check_task(lock, task, part.config.task)
     changed = (
         *_changes(lock.origins),

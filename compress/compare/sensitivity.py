@@ -54,7 +54,7 @@ def measure_sensitivity(
     if found is None:
         return None
     name, row = found
-    task = load_task(row.task)
+    task = load_task(row.task, row.data)
     seed = config.seeds[0]
     trained = finished(row, task, directory / folders[name], seed=seed)
     if trained is None:

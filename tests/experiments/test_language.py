@@ -13,7 +13,6 @@ from compress.task import load_task
 from compress.train import check_schedule
 from experiments.tasks import language, shakespeare, wikitext
 from tests.experiments.texts import write_texts
-from tests.quick import quick_compilation as quick_compilation
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

@@ -18,7 +18,6 @@ from experiments import minilm as study
 from experiments.tasks import minilm
 from experiments.tasks.minilm import pretrained, scores, sentences
 from tests.experiments.minilm_task import LENGTH, references, tokens, write_weights
-from tests.quick import quick_compilation as quick_compilation
 
 IDS = tokens()
 installed = pytest.mark.skipif(
