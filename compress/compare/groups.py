@@ -104,7 +104,8 @@ def run_group(
       seeds: Of the group.
       root: The directory of the comparison.
     """
-    task = load_task(next(iter(rows.values())).task)
+    first = next(iter(rows.values()))
+    task = load_task(first.task, first.data)
     data = data_hash(task)
     todo = [
         (row, seed)
