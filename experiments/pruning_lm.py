@@ -27,6 +27,7 @@ from compress.schedule import build_chunk, build_transform, init_state
 from compress.sites import flat_paths
 from experiments.pruning_lm_table import write_table
 from experiments.tasks import shakespeare
+from experiments.tasks.language import LENGTH
 
 RESULT = pathlib.Path(__file__).parent / "results/pruning_lm.json"
 _PATTERNS: dict[str, dict[str, Any]] = {
@@ -247,7 +248,7 @@ def run(
         "machine": describe_machine(),
         "steps": study.steps,
         "parameters": parameters,
-        "calibration_characters": study.calibration * 64 * shakespeare.LENGTH,
+        "calibration_characters": study.calibration * 64 * LENGTH,
         "losses": by_seed,
     }
 

@@ -3,6 +3,7 @@
 python -m experiments.readme runs/digits
 python -m experiments.readme runs/cifar_pruning BUILD_NOTES.md cifar_pruning
 python -m experiments.readme runs/digits_pruning experiments/RESULTS.md digits_pruning
+python -m experiments.readme runs/shakespeare experiments/RESULTS.md shakespeare
 """
 
 import pathlib

@@ -13,8 +13,6 @@ from compress.export import Artifact, load
 from compress.report import measure_latency, write_latency
 from compress.task import load_task
 
-BATCHES = (1, 64)
-
 
 def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> None:
     """Writes `latency.json` for one artifact of each row.
@@ -35,13 +33,15 @@ def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> Non
     assert config.compare is not None
     task = load_task(config.task, config.data)
     reference = _float_row(artifacts, config.compare.reference)
-    results = {}
-    for batch in BATCHES:
+    setting, results = config.compare.latency, {}
+    for batch in setting.batches:
         wanted = np.arange(batch) % num_examples(task.test)
         inputs = task.inputs_of(rows(task.test, wanted))
         on_device = [jax.device_put(x) for x in inputs]
         calls = {row: _call(a, batch, on_device) for row, a in artifacts.items()}
-        results[batch] = measure_latency(calls, reference=reference)
+        results[batch] = measure_latency(
+            calls, reference=reference, repetitions=setting.repetitions
+        )
     write_latency(root, results)
 
 

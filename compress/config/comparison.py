@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from compress.config.base import Many, Model, Name
 from compress.config.contrasts import AnyContrast
+from compress.config.latency import Latency
 from compress.config.orders import (
     Letters,
     Objective,
@@ -80,6 +81,9 @@ class Compare(Model):
         default=(),
         description="What the report tests, chosen before the run: 'A - B', or as a "
         "claim 'A > B', or with a margin {claim: 'A = B', margin: 0.5}.",
+    )
+    latency: Latency = Field(
+        default_factory=Latency, description="How the artifacts are timed."
     )
 
     @model_validator(mode="before")

@@ -84,9 +84,12 @@ def _slice(equation: Equation, scale: Array, shape: Any) -> Array:
 
 
 def reshape_blocks(
-    old: Sequence[int], new: Sequence[int]
+    old: Sequence[Any], new: Sequence[Any]
 ) -> list[tuple[list[int], list[int]]]:
-    """Splits a reshape into the smallest independent ones, as axes of each side."""
+    """Splits a reshape into the smallest independent ones, as axes of each side.
+
+    Sizes may be symbolic: in an export, that of the batch is no `int`.
+    """
     if 0 in old:
         return [(list(range(len(old))), list(range(len(new))))]
     blocks: list[tuple[list[int], list[int]]] = []

@@ -14,6 +14,7 @@ import compress.compare.grid as grid
 import compress.compare.teachers as teachers
 from compress.compare import CellError, compare
 from compress.config import parse_config
+from compress.config.latency import Latency
 from compress.report import load_compare
 from compress.task import TaskError
 from compress.train import RunError
@@ -133,6 +134,9 @@ def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
     tmp_path: pathlib.Path,
 ) -> None:
     config = configs.comparison(rows=[BROKEN, GOOD], seeds=(0, 1))
+    latency = Latency(batches=(1, 3), repetitions=12)
+    timed = config.compare.model_copy(update={"latency": latency})
+    config = config.model_copy(update={"compare": timed})
     lines: list[str] = []
     assert compare(config, tmp_path, workers=2, say=lines.append) == 2
     loaded = load_compare(tmp_path)
@@ -146,8 +150,9 @@ def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(
     ]
     hashes = {c.checkpoint_hash for c in loaded.cells}
     assert len(hashes) == 2, "two seeds gave one model"
-    assert set(loaded.latency) == {1, 64}
-    assert set(loaded.latency[64].entries) == {"P + PTQ"}
+    assert set(loaded.latency) == {1, 3}
+    assert set(loaded.latency[3].entries) == {"P + PTQ"}
+    assert loaded.latency[3].repetitions == 12
 
     before = {c.seed: c.checkpoint_hash for c in loaded.cells}
     files = [tmp_path / f"P_+_PTQ-seed{seed}/result.json" for seed in (0, 1)]

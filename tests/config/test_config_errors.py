@@ -386,3 +386,15 @@ def test_nearest_ranks_by_likeness_and_ignores_case():
     assert nearest("relu", ["RELU", "gelu"], n=1) == ["RELU"]
     assert nearest("zzz", names) == []
     assert nearest("zzz", names, n=2, cutoff=0.0) == names[:2]
+
+
+def test_a_batch_size_that_is_timed_twice_is_refused():
+    rows = [{"name": "float"}]
+    settings = {
+        "task": "my_project.tasks:digits",
+        "batch_size": 8,
+        "stages": [{"steps": 1, "learning_rate": 0.1}],
+        "compare": {"rows": rows, "latency": {"batches": [1, 8, 1]}},
+    }
+    with pytest.raises(ConfigError, match="a batch size is there twice; list each"):
+        parse_config(settings)

@@ -11,6 +11,7 @@ import compress
 from experiments import pruning_lm
 from experiments.pruning_lm_table import section
 from experiments.tasks import shakespeare
+from experiments.tasks.language import LENGTH
 
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "\n"]
 TEXT = " ".join(np.random.default_rng(0).choice(WORDS, 4000))
@@ -23,7 +24,7 @@ def test_an_example_is_followed_by_its_next_character() -> None:
         np.testing.assert_array_equal(part["x"][:, 1:], part["y"][:, :-1])
     cut = len(TEXT) * 9 // 10
     first = "".join(kinds[i] for i in TASK.test["x"][0])
-    assert first == TEXT[cut : cut + shakespeare.LENGTH]
+    assert first == TEXT[cut : cut + LENGTH]
     last = "".join(kinds[i] for i in TASK.train["y"][-1])
     assert TEXT[:cut].rfind(last) > 0  # nothing of the test is trained on
 

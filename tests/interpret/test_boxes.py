@@ -157,6 +157,12 @@ def test_a_reshape_of_nothing_is_one_block() -> None:
     assert reshape_blocks((0,), (3, 0)) == [([0], [0, 1])]
 
 
+def test_a_reshape_may_have_the_symbolic_batch_of_an_export():
+    (batch,) = jax.export.symbolic_shape("batch")
+    assert reshape_blocks([batch], (batch, 1)) == [([0], [0]), ([], [1])]
+    assert reshape_blocks((batch, 12), (batch, 3, 4)) == [([0], [0]), ([1], [1, 2])]
+
+
 def test_a_block_that_shares_its_scale_still_shares_it_after_a_reshape() -> None:
     box = Quantized(jnp.ones((4, 6), jnp.int8), jnp.ones((1, 6)))
     assert moved(lambda x: x.reshape(2, 2, 6), box).scale.shape == (1, 1, 6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from compress.interpret.axes.nodes import Node, atoms
 
@@ -37,8 +38,8 @@ class Value:
     carry: int | None = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The original shape."""
+    def shape(self) -> tuple[Any, ...]:
+        """The original shape; in an export, the batch's size is symbolic."""
         return tuple(node.size for node in self.axes)
 
     @property
@@ -60,6 +61,6 @@ def cut(value: Value) -> Value:
     return Value(atoms(value.shape), zeros, layers, value.literal, weight=True)
 
 
-def opaque(shape: Sequence[int], depth: int, reason: str) -> Value:
+def opaque(shape: Sequence[Any], depth: int, reason: str) -> Value:
     """A value of which nothing is known but its shape."""
     return Value(atoms(shape, reason), (False,) * len(shape), (False,) * depth)
