@@ -2,6 +2,7 @@
 
 import pathlib
 import wave
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,20 @@ def read_wav(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
       ValueError: If it is no PCM .wav file, is cut off, empty or silent.
     """
     with open(path, "rb") as file:
-        try:
-            with wave.open(file) as content:
-                layout = content.getparams()
-                data = content.readframes(layout.nframes)
-        except (wave.Error, EOFError) as error:
-            reason = str(error) or "it ends too early"
-            raise ValueError(
-                f"{path}: not a PCM .wav file ({reason}). {conversion(path)}"
-            ) from None
+        return decode_wav(file, path)
+
+
+def decode_wav(file: Any, path: str | pathlib.Path) -> tuple[np.ndarray, int]:
+    """Like `read_wav`, of an open binary file; messages call it `path`."""
+    try:
+        with wave.open(file) as content:
+            layout = content.getparams()
+            data = content.readframes(layout.nframes)
+    except (wave.Error, EOFError) as error:
+        reason = str(error) or "it ends too early"
+        raise ValueError(
+            f"{path}: not a PCM .wav file ({reason}). {conversion(path)}"
+        ) from None
     size = layout.nchannels * layout.sampwidth
     if len(data) < layout.nframes * size:
         raise ValueError(

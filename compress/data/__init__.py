@@ -1,6 +1,7 @@
 """Examples: arrays in memory, or files that are read when they are needed."""
 
 from compress.data.images import image_folder as image_folder
+from compress.data.sounds import wav_folder as wav_folder
 from compress.data.source import Batch as Batch
 from compress.data.source import Data as Data
 from compress.data.source import DataError as DataError
