@@ -677,6 +677,7 @@ def test_compare_runs_what_is_left_and_writes_the_report(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import compress.compare.grid as comparing
+    import compress.compare.groups as groups
     from tests.compare.test_grid import in_this_process
 
     monkeypatch.setattr(comparing, "run_jobs", in_this_process)
@@ -699,7 +700,7 @@ def test_compare_runs_what_is_left_and_writes_the_report(
     assert_one_screen(err)
 
     # A cell that fails is named, and the exit status says so.
-    monkeypatch.setattr(comparing, "run_cell", lambda *args, **settings: 1 / 0)
+    monkeypatch.setattr(groups, "train", lambda *args, **settings: 1 / 0)
     shutil.rmtree(workdir / "P+PTQ-seed3")
     status, out, err = run(
         "compare", grid, "--fast", "--workdir", workdir, "--set=seeds=[3]"

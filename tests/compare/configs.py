@@ -36,9 +36,9 @@ def comparison(rows: Any = ROWS, seeds: Any = (0,), **changes: Any) -> Config:
     )
 
 
-def one_number() -> compress.Task:
+def one_number(examples: int = 70) -> compress.Task:
     """The tiny task, with one number per example instead of the scores of classes."""
-    task = tiny.task()
+    task = tiny.task(examples)
 
     def build(*args: Any, **settings: Any) -> compress.Model:
         model = tiny.build(*args, **settings)
@@ -68,9 +68,9 @@ def row(index: int, **changes: Any) -> Config:
     return row_config(config, config.compare.rows[index])
 
 
-def unreadable() -> compress.Task:
+def unreadable(examples: int = 70) -> compress.Task:
     """The tiny task with a billion examples, each the same one, and that is NaN."""
-    task = tiny.task()
+    task = tiny.task(examples)
     x = np.broadcast_to(np.float32("nan"), (10**9, 5))
     y = np.broadcast_to(np.int32(0), (10**9,))
     return task._replace(train={"x": x, "y": y})

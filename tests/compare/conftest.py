@@ -35,5 +35,5 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     cells = MadeUp()
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
     monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
-    monkeypatch.setattr(grid, "run_cell", cells.cell)
+    monkeypatch.setattr(grid, "run_group", cells.group)
     return cells

@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from compress.compare import sweep
+from compress.compare.groups import cell_folder, write_error
 from compress.config import Config, config_hash, parse_config
 from compress.train import data_hash
 from tests import tiny
@@ -32,10 +34,22 @@ class MadeUp:
         self.done: list[tuple[float, int]] = []
         self.failing: set[float] = set()
 
+    def group(
+        self, rows: Any, cells: Any, root: pathlib.Path
+    ) -> Iterator[tuple[str, int, Any]]:
+        """Stands for `run_group`."""
+        for row, seed in cells:
+            folder = root / cell_folder(row, seed)
+            try:
+                yield row, seed, self.cell(rows[row], folder, seed=seed)
+            except ValueError as error:
+                write_error(folder, row, seed, error)
+                yield row, seed, error
+
     def cell(
-        self, config: Config, directory: pathlib.Path, *, seed: int, **rest: Any
+        self, config: Config, directory: pathlib.Path, *, seed: int
     ) -> dict[str, Any]:
-        assert rest["resume"] and config.stages[1].prune is not None
+        assert config.stages[1].prune is not None
         sparsity = config.stages[1].prune.sparsity
         assert sparsity is not None
         self.done.append((sparsity, seed))

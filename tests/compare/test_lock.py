@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import compress.compare.grid as grid
+import compress.compare.groups as groups
 import compress.compare.rerun as rerun
 from compress.compare import (
     LockError,
@@ -98,7 +99,7 @@ def test_a_cell_that_fails_now_is_missing_and_the_lock_not_reproduced(
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grid, "run_cell", lambda *args, **settings: 1 / 0)
+    monkeypatch.setattr(groups, "train", lambda *args, **settings: 1 / 0)
     result = reproduce(read_lock(locked), tmp_path, rows=["float"], say=quiet)
     assert not result.succeeded
     assert [check.verdict for check in result.checks] == ["missing"]

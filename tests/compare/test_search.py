@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import compress.compare.grid as grid
 import tests.compare.made_up as module
 from compress.compare import CellError
 from compress.report import load_compare
@@ -98,10 +97,10 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
                 raise KeyboardInterrupt
             return cell(*args, **settings)
 
-        grid.run_cell = interrupted
+        made_up.cell = interrupted
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts")
-    grid.run_cell = cell
+    made_up.cell = cell
     run(config, tmp_path / "parts")
     assert tried(tmp_path / "parts") == whole
     assert len(made_up.done) == 2 * count, "a finished cell was run again"

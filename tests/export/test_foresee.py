@@ -14,7 +14,7 @@ from compress.export.manifest import program_files
 from compress.export.pack import pack, packed_shapes
 from compress.export.storage import file_bytes, write_arrays
 from compress.quantize import fake_quant
-from compress.transform import chain, init
+from compress.transform import chain, init, parameters
 from tests.export import models
 
 NATIVE = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float32"]
@@ -81,7 +81,8 @@ def test_four_bits_and_a_models_state_are_packed_as_foreseen() -> None:
     state = {"mean": jnp.zeros((6,)), "count": jnp.int32(0)}
     transform = fake_quant(weights="int4", activations="int8_dynamic")
     started = init(forward, transform, params, state, jnp.ones((2, 6)))
-    packed = pack(transform, params, started, state)
+    seen = parameters(transform, params, started)
+    packed = pack(params, seen, 0, state)
     shapes = packed_shapes(transform, *map(_shapes, (params, started, state)))
     kinds = {name: (x.shape, x.dtype) for name, x in packed.weights.items()}
     assert kinds["kernel"][1] == jnp.int4
