@@ -61,12 +61,12 @@ check: $(VENV)/.test
 	$(VENV)/bin/ty check
 	$(VENV)/bin/lint-imports
 
-# One worker per core.
+# One worker per core; a file stays with one, so that its fixtures are made once.
 test: check
-	$(RUN) pytest -n auto -m "not slow"
+	$(RUN) pytest -n auto --dist loadfile -m "not slow"
 
 test-all: check
-	$(RUN) pytest -n auto --hypothesis-profile=deep
+	$(RUN) pytest -n auto --dist loadfile --hypothesis-profile=deep
 
 test-newest:
 	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.test

@@ -45,7 +45,11 @@ def outputs(names: Any, jitted: bool) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("jitted", [True, False], ids=["jitted", "eager"])
+@pytest.mark.parametrize(
+    "jitted",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["jitted", "eager"],
+)
 def test_models_traced_in_any_order_compute_what_each_computes_alone(
     jitted: bool,
 ) -> None:

@@ -88,6 +88,7 @@ def test_the_front_end_is_no_site_and_every_layer_is_one(kind: str) -> None:
     assert forward(model.params, x).shape == (3, 10)
 
 
+@pytest.mark.slow
 def test_an_exported_int8_model_takes_the_waveform(tmp_path) -> None:
     model = speech.build(jax.random.key(0), width=4, depth=1)
     forward = lambda params, x: model.forward(params, model.model_state, x)[0]  # noqa: E731

@@ -167,6 +167,7 @@ def test_a_mask_chosen_in_training_survives_quantization_and_export(
         assert (shipped != 0).mean() > 0.45
 
 
+@pytest.mark.slow
 def test_masks_are_sharded_like_their_parameters() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     flags += " --xla_force_host_platform_device_count=4"

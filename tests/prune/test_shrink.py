@@ -32,7 +32,16 @@ def as_flax_needs_it() -> Generator[None]:
         yield
 
 
-@pytest.fixture(params=list(CASES))
+# Twins of others: of the scanned decoder, and of the transformer in NNX.
+_IN_DEPTH = ("decoder rematerialised", "linen transformer")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name in _IN_DEPTH else ())
+        for name in CASES
+    ]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]()
 

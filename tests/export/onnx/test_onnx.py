@@ -116,7 +116,7 @@ def test_onnx_runtime_agrees_with_the_artifact_to_one_step(
         ("mlp", "static"),
         ("conv", "static"),
         ("scanned", "static"),
-        ("encoder", "static"),
+        pytest.param("encoder", "static", marks=pytest.mark.slow),
         ("nnx", "static"),
         ("linen", "static"),
         ("tied", "static"),
