@@ -110,6 +110,7 @@ def _part(
     dumped = config.model_dump(mode="json")
     chosen = dumped["compare"]
     chosen["rows"] = [row for row in chosen["rows"] if row["name"] in rows]
+    chosen["orders"] = None  # it would add rows; those it added are listed
     if set(rows) < set(lock.cells):
         # The numbers of a cell do not depend on what it is compared with.
         chosen["contrasts"] = []

@@ -19,6 +19,7 @@ from compress.compare import (
 )
 from compress.compare.checks import Reproduction, check_cell
 from compress.compare.lock import _hash
+from compress.config import load_config
 from tests.compare import configs
 from tests.compare.test_grid import in_this_process
 
@@ -50,6 +51,20 @@ def rewritten(path: pathlib.Path, to: pathlib.Path, **changes: Any) -> pathlib.P
     del raw["content_hash"]
     to.write_text(json.dumps({**raw, "content_hash": _hash(raw)}))
     return to
+
+
+def test_a_part_of_a_grid_of_orders_is_that_part_alone(locked: pathlib.Path) -> None:
+    study = load_config("configs/study.yaml", fast=True)
+    assert study.compare is not None
+    lock = read_lock(locked)
+    numbers = lock.cells["P"]["0"]
+    cells = {row.name: {"0": numbers} for row in study.compare.rows}
+    assert len(cells) > 4
+    changes = {"config": study.model_dump(mode="json"), "cells": cells, "seeds": (0,)}
+    part = rerun._part(study, lock.model_copy(update=changes), ["PQ"], [])
+    assert part.cells == (("PQ", 0),)
+    assert part.config.compare is not None
+    assert [row.name for row in part.config.compare.rows] == ["PQ"]
 
 
 def test_a_lock_holds_what_it_takes_and_what_came_out(locked: pathlib.Path) -> None:
