@@ -31,6 +31,7 @@ from compress.train import (
     evaluate,
     finished,
     hash_of,
+    input_records,
     surviving_units,
     teacher_of,
     train,
@@ -244,7 +245,7 @@ def _ship(
         "checkpoint_hash": hash_of(trained.state),
         "artifact": "artifact",
         "units": surviving_units(trained.boundaries),
-        **_described(config, task, trained, artifact),
+        **_described(config, task, trained, artifact, directory),
     }
 
 
@@ -288,9 +289,13 @@ def _exported(
 
 
 def _described(
-    config: Config, task: Task, trained: Trained, artifact: Artifact
+    config: Config,
+    task: Task,
+    trained: Trained,
+    artifact: Artifact,
+    directory: pathlib.Path,
 ) -> dict[str, Any]:
-    """What was shipped, and what the boundaries between phases had to say."""
+    """What was shipped, and what boundaries between phases and files had to say."""
     whole = None
     if any(boundary.keep for boundary in trained.boundaries):
         model = build_model(task, config.task, config.model, jax.random.key(0))
@@ -298,6 +303,7 @@ def _described(
         whole = sum(array.size for array in arrays)
     described = describe_artifact(artifact, num_float_parameters=whole)
     said = [line for boundary in trained.boundaries for line in boundary.records]
+    said += input_records(task, directory)
     return {**described, "records": [*described["records"], *said]}
 
 

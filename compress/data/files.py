@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from compress.data.source import DataError
 
 # What to do with files that cannot be read.
@@ -88,6 +90,14 @@ def usable(
         raise DataError(
             f"{where}: {len(bad)} of {len(files)} files cannot be read:\n  {shown}\n"
             "Mend or remove them, or pass unreadable='skip' to go on without."
+        )
+    if bad:
+        logging.warning(
+            "%s: left out %d of %d files, the first: %s",
+            where,
+            len(bad),
+            len(files),
+            bad[0],
         )
     return good, tuple(bad)
 

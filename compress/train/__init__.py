@@ -19,6 +19,7 @@ from compress.train.loop import train as train
 from compress.train.many import Place as Place
 from compress.train.many import adopt as adopt
 from compress.train.many import train_many as train_many
+from compress.train.metrics import input_records as input_records
 from compress.train.phases import Entered as Entered
 from compress.train.phases import Job as Job
 from compress.train.phases import foresee as foresee

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from compress import processes
+from compress.data import Source
+from compress.task import Task
 
 # How the checkpoint that was saved at a step did.
 EVALUATED = "eval_score"
@@ -80,3 +82,18 @@ def _tensorboard(directory: pathlib.Path) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(directory / "tensorboard"))
+
+
+def input_records(task: Task, directory: pathlib.Path) -> list[str]:
+    """What a report must say of examples that a run read from files."""
+    said = []
+    for part in ("train", "validation", "test"):
+        data = getattr(task, part)
+        for line in data.skipped if isinstance(data, Source) else ():
+            said.append(f"{part}: left out {line}")
+    lines = read_metrics(directory / "metrics.jsonl")
+    waits = [line["input_wait"] for line in lines if "input_wait" in line]
+    if waits:
+        share = sum(waits) / len(waits)
+        said.append(f"the device waited for input {share:.0%} of the training time")
+    return said

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from compress.config import parse_config
 from compress.data import DataError, Source
 from compress.task import Task
-from compress.train import hash_of, train
+from compress.train import hash_of, input_records, train
 from compress.train.metrics import read_metrics
 from compress.train.provenance import data_hash
 from tests import tiny
@@ -49,6 +50,12 @@ def test_a_stream_gives_what_arrays_give_and_resumes_exactly(
     lines = read_metrics(tmp_path / "stream/metrics.jsonl")
     assert all(0.0 <= line["input_wait"] <= 1.0 for line in lines)
     assert "input_wait" not in read_metrics(tmp_path / "arrays/metrics.jsonl")[0]
+    task = streamed()
+    partly = replace(task.train, skipped=("7.png: is broken",))
+    skipped, waited = input_records(task._replace(train=partly), tmp_path / "stream")
+    assert skipped == "train: left out 7.png: is broken"
+    assert waited.startswith("the device waited for input")
+    assert input_records(tiny.task(), tmp_path / "arrays") == []
     # From an earlier checkpoint on: the same batches, the same bits.
     newest = max((tmp_path / "stream/checkpoints").glob("[0-9]*"), key=lambda p: p.name)
     shutil.rmtree(newest)

@@ -118,11 +118,6 @@ def freeze(nodes: Sequence[Node], reason: str) -> None:
             leaf.reasons[reason] = None
 
 
-def is_frozen(node: Node) -> bool:
-    """Whether every part of an axis must keep its size."""
-    return all(leaf.reasons or is_one(leaf.size) for leaf in leaves(node))
-
-
 def unify(a: Node, b: Node, where: str) -> None:
     """Makes two axes of one size the same; freezes both where they do not fit."""
     a, b = find(a), find(b)

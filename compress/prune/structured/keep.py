@@ -27,28 +27,6 @@ def keep_of(ranked: Mapping[str, tuple[Group, np.ndarray, int]]) -> Keep:
     return keep
 
 
-def keep_from_masks(groups: Iterable[Group], alive: Mapping[str, Any]) -> Keep:
-    """What masks of units leave; groups that are whole are not listed.
-
-    Raises:
-      ValueError: If layers of one group keep different numbers of units.
-    """
-    keep = {}
-    for group in groups:
-        if group.name not in alive or np.asarray(alive[group.name]).all():
-            continue
-        mask = np.asarray(alive[group.name])
-        counts = set(np.atleast_2d(mask).sum(axis=-1).tolist())
-        if len(counts) > 1:
-            raise ValueError(
-                f'keep "{group.name}": layers keep {sorted(counts)} units. All layers '
-                "of a scan must keep as many."
-            )
-        indices = np.nonzero(mask)[-1].astype(np.int32)
-        keep[group.name] = indices.reshape((*mask.shape[:-1], -1))
-    return keep
-
-
 def sizes_of(keep: Mapping[str, np.ndarray]) -> dict[str, int]:
     """How many units each group keeps: its width."""
     return {name: int(np.shape(indices)[-1]) for name, indices in keep.items()}
