@@ -168,20 +168,43 @@ def augment(key: jax.Array, batch: Any) -> Any:
     return {**batch, "x": jax.vmap(cut)(padded, starts)}
 
 
-def load() -> dict[str, dict[str, np.ndarray]]:
-    """48,000 images to train on, 2,000 for the curves, the 10,000 test images."""
+def load(train: int, test: int) -> dict[str, dict[str, np.ndarray]]:
+    """Images to train on, 2,000 others for the curves, and test images."""
     images = cifar10_jpeg.load("train")
     order = np.random.default_rng(0).permutation(len(images["y"]))
-    cuts = {"validation": order[:_VALIDATION], "train": order[_VALIDATION:]}
-    parts = {
-        name: {key: x[rows] for key, x in images.items()} for name, rows in cuts.items()
+    validation, rest = order[:_VALIDATION], order[_VALIDATION:]
+    return {
+        "validation": {name: x[validation] for name, x in images.items()},
+        "train": {name: x[_some(rest, train)] for name, x in images.items()},
+        "test": _drawn(cifar10_jpeg.load("test"), test),
     }
-    return {**parts, "test": cifar10_jpeg.load("test")}
 
 
-def task() -> compress.Task:
-    """The task for a config: `task: experiments.tasks.cifar:task`."""
-    data = load()
+def _drawn(images: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """In the archive's order, which is by class, if all are taken."""
+    order = np.random.default_rng(0).permutation(len(images["y"]))
+    chosen = np.sort(_some(order, count))
+    return {name: x[chosen] for name, x in images.items()}
+
+
+def _some(rows: np.ndarray, count: int) -> np.ndarray:
+    if not 1 <= count <= len(rows):
+        raise ValueError(f"cifar: {count} images: give 1 to {len(rows)}.")
+    return rows[:count]
+
+
+def task(train: int = 48_000, test: int = 10_000) -> compress.Task:
+    """The task for a config: `task: experiments.tasks.cifar:task`.
+
+    Args:
+      train: Images to train on, drawn with a fixed seed; 2,000 others are for the
+        curves.
+      test: Test images, likewise.
+
+    Raises:
+      FileNotFoundError: If the archive is not there.
+    """
+    data = load(train, test)
     return compress.Task(
         build=build,
         train=data["train"],

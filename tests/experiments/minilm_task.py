@@ -15,7 +15,7 @@ from tests.experiments.minilm_reference import embedding
 
 _SIZES = {
     "vocab_size": 40,
-    "max_position_embeddings": 12,
+    "max_position_embeddings": 16,
     "hidden_size": 16,
     "intermediate_size": 32,
     "num_attention_heads": 4,
@@ -34,13 +34,28 @@ def tokens() -> np.ndarray:
     return ids
 
 
+def write_encoder(folder: pathlib.Path) -> None:
+    """Weights and a tokenizer that knows a few words, for `data.weights`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "to", "be", "or", "not", "is", "the"]
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, "[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / pretrained.TOKENIZER))
+    write_weights(folder)
+
+
 def write_weights(folder: pathlib.Path) -> None:
     """Files like the published ones."""
     draw = np.random.default_rng(0)
     width, hidden = _SIZES["hidden_size"], _SIZES["intermediate_size"]
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (40, width),
-        "embeddings.position_embeddings.weight": (12, width),
+        "embeddings.position_embeddings.weight": (16, width),
         "embeddings.token_type_embeddings.weight": (2, width),
         **_norm("embeddings.LayerNorm", width),
     }

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from compress.compare.cell import run_cell
 from compress.config import load_config, row_config
 from compress.task import load_task
 from compress.train import check_schedule
@@ -58,27 +57,6 @@ def texts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
     write_texts(folder)
     monkeypatch.setenv("JAX_COMPRESS_DATA", str(folder))
     return folder
-
-
-def test_a_model_loses_a_layer_and_is_quantized(
-    texts: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    # Plain: the rules for fast products are tested elsewhere.
-    overrides = ["export.lowering=plain"]
-    config = load_config(CONFIGS / "shakespeare.yaml", overrides, fast=True)
-    row = row_config(config, config.compare.rows[-1])
-    result = run_cell(
-        row, tmp_path / "cell", seed=0, teachers=tmp_path / "teachers", quiet=True
-    )
-    assert result["metric"]["name"] == "loss"
-    assert result["metric"]["unit"] == "nats"
-    assert result["agreement"] is None  # near ties may be decided otherwise
-    assert result["score"] == pytest.approx(result["trained_score"], abs=1e-2)
-    assert 0.0 < result["extras"]["next symbol"] < 1.0
-    weighted = {site["path"]: site for site in result["sites"] if site["path"]}
-    layers = [site["shape"] for path, site in weighted.items() if "blocks" in path]
-    assert {shape[0] for shape in layers} == {1}  # of two
-    assert {site["weight_bits"] for site in weighted.values()} == {8}
 
 
 @pytest.mark.slow

@@ -120,7 +120,9 @@ def task_of(
     )
 
 
-def task(train: int = 1500, test: int = 1000, length: int = 64) -> compress.Task:
+def task(
+    train: int = 1500, test: int = 1000, length: int = 64, weights: str = "package"
+) -> compress.Task:
     """The task for a config: `task: experiments.tasks.minilm:task`.
 
     Args:
@@ -128,12 +130,14 @@ def task(train: int = 1500, test: int = 1000, length: int = 64) -> compress.Task
         them are for the curves.
       test: Sentences of WikiText-2's `test`, likewise.
       length: Tokens of a sentence; longer ones are cut.
+      weights: Folder with another encoder of this architecture: `model.safetensors`,
+        `config.json` and `tokenizer.json`. By default the published one.
 
     Raises:
       ImportError: If the package with the weights is not installed.
-      FileNotFoundError: If WikiText-2 is not there.
+      FileNotFoundError: If WikiText-2, or a file of the folder, is not there.
     """
-    folder = pretrained.package_folder()
+    folder = pretrained.folder_of(weights)
     known, unknown = _drawn("valid", train + _CURVES), _drawn("test", test)
     return task_of(folder, known[_CURVES:], known[:_CURVES], unknown, length)
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from compress.extras import require
 from experiments.tasks.minilm.encoder import PAD, Sizes
 
-WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
+WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.json", "config.json"
 _PUBLISHED = {
     WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -38,6 +38,25 @@ _NORMS = {
     "attention_norm": "attention.output.LayerNorm",
     "output_norm": "output.LayerNorm",
 }
+
+
+def folder_of(weights: str) -> pathlib.Path:
+    """A folder with an encoder's files; `package` is the published one's.
+
+    Raises:
+      FileNotFoundError: If a file is not there.
+      ImportError: As `package_folder`; likewise ValueError.
+    """
+    if weights == "package":
+        return package_folder()
+    folder = pathlib.Path(weights)
+    for name in (WEIGHTS, TOKENIZER, CONFIG):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"minilm: data.weights={weights!r} has no {name}. Name an encoder's "
+                f"folder ({WEIGHTS}, {CONFIG}, {TOKENIZER}), or leave it out."
+            )
+    return folder
 
 
 def package_folder() -> pathlib.Path:
@@ -67,7 +86,7 @@ def package_folder() -> pathlib.Path:
 
 def read_sizes(folder: pathlib.Path) -> Sizes:
     """The sizes that `config.json` gives."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / CONFIG).read_text())
     return Sizes(
         words=config["vocab_size"],
         positions=config["max_position_embeddings"],
