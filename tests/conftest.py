@@ -1,7 +1,19 @@
 """Every test runs under JAX's strictest settings, with shapes and dtypes checked."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
+
+# Before anything imports jax: a program is compiled once for all workers of this run,
+# and for the processes that tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="jax-compress-tests-")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest

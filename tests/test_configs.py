@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from compress.compare import compare
+from compress.compare import compare, sweep
 from compress.config import json_schema, load_config
 from compress.report import load_compare
 from compress.task import load_task
@@ -40,6 +40,10 @@ def _overrides(name, folder, monkeypatch):
     return []
 
 
+def _rows(config):
+    return len(config.compare.rows) if config.compare else config.sweep.search.trials
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -51,11 +55,13 @@ def _overrides(name, folder, monkeypatch):
 def test_a_config_runs_in_its_fast_setting(path, tmp_path, monkeypatch):
     overrides = _overrides(path.stem, tmp_path / "data", monkeypatch)
     config = load_config(path, overrides, fast=True)
-    failed = compare(config, tmp_path / "runs", say=lambda line: None)
+    run = compare if config.compare else sweep
+    failed = run(config, tmp_path / "runs", say=lambda line: None)
     found = load_compare(tmp_path / "runs")
     assert failed == 0, found.failed
-    assert len(found.cells) == len(config.compare.rows) * len(config.seeds)
-    assert set(found.latency) == set(config.compare.latency.batches)
+    assert len(found.cells) == _rows(config) * len(config.seeds)
+    if config.compare:
+        assert set(found.latency) == set(config.compare.latency.batches)
     classifies = load_task(config.task, config.data).classifies
     for cell in found.cells:
         assert cell.agreement == (1.0 if classifies else None), cell.row
@@ -64,5 +70,5 @@ def test_a_config_runs_in_its_fast_setting(path, tmp_path, monkeypatch):
     # A second start finds every cell finished, and trains none again.
     results = sorted((tmp_path / "runs").glob("*/result.json"))
     before = [path.stat().st_mtime_ns for path in results]
-    assert compare(config, tmp_path / "runs", say=lambda line: None) == 0
+    assert run(config, tmp_path / "runs", say=lambda line: None) == 0
     assert before == [path.stat().st_mtime_ns for path in results]
