@@ -62,10 +62,12 @@ def test_a_config_runs_in_its_fast_setting(path, tmp_path, monkeypatch):
     assert len(found.cells) == _rows(config) * len(config.seeds)
     if config.compare:
         assert set(found.latency) == set(config.compare.latency.batches)
-    classifies = load_task(config.task, config.data).classifies
+    task = load_task(config.task, config.data)
+    classifies = task.classifies
     for cell in found.cells:
         assert cell.agreement == (1.0 if classifies else None), cell.row
         assert cell.score == pytest.approx(cell.trained_score, abs=1e-2), cell.row
+        assert (cell.validation_score is None) == (task.validation is None)
         assert 0.0 < cell.score <= (1.0 if found.metric.higher_is_better else 10.0)
     # A second start finds every cell finished, and trains none again.
     results = sorted((tmp_path / "runs").glob("*/result.json"))

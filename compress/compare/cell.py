@@ -222,7 +222,8 @@ def _ship(
     config, shared = shipping.config, shipping.shared
     arrays = (trained.state.params, state, trained.state.model_state)
     reference = evaluate(lambda *x: shared.trained(*arrays, *x), task, task.test)
-    artifact, served = _exported(shipping, task, trained, state, directory, seed)
+    artifact, measured = _exported(shipping, task, trained, state, directory, seed)
+    served, validation = measured["test"], measured.get("validation")
     scalars = transforms.metrics(shared.transform, state)
     return {
         "format_version": FORMAT_VERSION,
@@ -234,6 +235,7 @@ def _ship(
         "metric": task.judge.described(),
         "score": served.score,
         "trained_score": reference.score,
+        "validation_score": validation.score if validation else None,
         "extras": dict(served.extras),
         "agreement": _agreement(served, reference),
         **pack_items(served.values),
@@ -256,11 +258,14 @@ def _exported(
     state: State,
     directory: pathlib.Path,
     seed: int,
-) -> tuple[Artifact, Evaluation]:
-    """The artifact, and how it does on the test set."""
-    config, shared, measured = shipping.config, shipping.shared, {}
+) -> tuple[Artifact, dict[str, Evaluation]]:
+    """The artifact, and how it does on the `test` and the `validation` set."""
+    config, shared = shipping.config, shipping.shared
+    measured: dict[str, Evaluation] = {}
 
     def measure(artifact: Artifact) -> dict[str, Any]:
+        if task.validation is not None:
+            measured["validation"] = evaluate(artifact, task, task.validation)
         measured["test"] = evaluate(artifact, task, task.test)
         return {task.judge.name: measured["test"].score, **measured["test"].extras}
 
@@ -285,7 +290,7 @@ def _exported(
         overwrite=True,
         shared=shared,
     )
-    return artifact, measured["test"]
+    return artifact, measured
 
 
 def _described(

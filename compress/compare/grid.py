@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 
 from compress.compare.cell import RESULT, CellError, finished_result
+from compress.compare.declared import declare, late_seeds
 from compress.compare.groups import (
     Group,
     Outcome,
@@ -32,7 +33,7 @@ from compress.config import (
     row_config,
 )
 from compress.files import write_json
-from compress.machine import describe_machine, num_usable_cpus
+from compress.machine import num_usable_cpus
 from compress.report import score_text
 from compress.task import Task, load_task
 from compress.train import check_schedule, data_hash, versions
@@ -144,14 +145,16 @@ def run_cells(
     Returns:
       How many cells failed.
     """
-    _write_settings(config, directory, [])
+    declared = declare(config, directory)
+    _write_settings(config, directory, declared["contrasts"], [])
     rows = _configs(config)
     task = load_task(config.task, config.data)
     apart = {} if alone else reasons_apart(rows, config.seeds, task)
-    notes = train_teachers(config, directory, say)
+    notes = late_seeds(config, declared["seeds"])
+    notes += train_teachers(config, directory, say)
     for row, why in apart.items():
         notes.append(f"{row}: seeds were trained one by one, since {why}.")
-    _write_settings(config, directory, notes)
+    _write_settings(config, directory, declared["contrasts"], notes)
     groups = groups_of(rows, config.seeds, apart)
     if alone:
         groups = [Group((row,), (seed,)) for row, seed in cells]
@@ -203,17 +206,22 @@ def cells_of(config: Config) -> list[Cell]:
     return cells
 
 
-def _write_settings(config: Config, directory: pathlib.Path, notes: list[str]) -> None:
+def _write_settings(
+    config: Config,
+    directory: pathlib.Path,
+    declared_after: list[int],
+    notes: list[str],
+) -> None:
     assert config.compare is not None
     settings = {
         "name": config.name,
         "rows": [row.name for row in _rows(config)],
         "reference": config.compare.reference,
         "contrasts": [c.model_dump() for c in config.compare.contrasts],
+        "declared_after": declared_after,
         "factors": list(factors_of(config.compare)),
         "design": factorial_design(config.compare),
         "seeds": list(config.seeds),
-        "machine": describe_machine(),
         "versions": versions(),
         "notes": notes,
     }

@@ -60,6 +60,11 @@ def search(
     """
     assert config.sweep is not None and config.sweep.search is not None
     state = _Search(config, config.sweep.search, directory, workers, say)
+    if "score" in state.asked:
+        say(
+            "the search looks at `score`, of the test set: the best of many trials "
+            "looks better there than it is. `validation_score` is to choose by"
+        )
     failed = 0
     while batch := state.next_batch():
         failed += state.run(batch)

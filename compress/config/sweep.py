@@ -13,7 +13,8 @@ from compress.config.base import Many, Model, Name, Scalar
 from compress.config.names import did_you_mean
 
 MEASURES = {
-    "score": "of the exported artifact on the test set, as a fraction",
+    "validation_score": "of the exported artifact on the validation set: to choose by",
+    "score": "the same on the test set: to report, not to choose by",
     "trained_score": "of the trained forward, before export",
     "agreement": "fraction of test items decided as by the trained forward",
     "sparsity": "fraction of zeros among the weights that can be pruned",

@@ -51,14 +51,16 @@ def text_tables(
     """
     metric, found = comparison.metric, findings(comparison, contrasts)
     claims = [claim_line(finding, metric) for finding in found]
-    all_effects, missing = effects(comparison), missing_combinations(comparison)
+    all_effects = effects(comparison)
     tables = [
-        TextTable("Claims", CLAIM_COLUMNS, claims, _how_claims_are_judged(found)),
+        TextTable(
+            "Claims", CLAIM_COLUMNS, claims, _how_claims_are_judged(comparison, found)
+        ),
         TextTable(
             "Effects of the techniques",
             EFFECT_COLUMNS,
             [effect_line(effect, metric) for effect in all_effects],
-            _how_effects_are_read(all_effects, missing),
+            _how_effects_are_read(comparison, all_effects),
         ),
     ]
     return [table for table in tables if table.lines or table.notes]
@@ -155,12 +157,12 @@ def claim_notes(
 ) -> list[str]:
     """Claims and effects as sentences, where there is no room for tables."""
     metric, found = comparison.metric, findings(comparison, contrasts)
-    all_effects, missing = effects(comparison), missing_combinations(comparison)
+    all_effects = effects(comparison)
     return [
         *(claim_sentence(finding, metric) for finding in found),
-        *_how_claims_are_judged(found),
+        *_how_claims_are_judged(comparison, found),
         *(effect_sentence(effect, metric) for effect in all_effects),
-        *_how_effects_are_read(all_effects, missing),
+        *_how_effects_are_read(comparison, all_effects),
     ]
 
 
@@ -171,12 +173,14 @@ def effect_sentence(effect: Effect, metric: MetricRecord) -> str:
     return f"effect of {effect.name}: {points} {interval}"
 
 
-def _how_claims_are_judged(found: Sequence[Finding]) -> list[str]:
+def _how_claims_are_judged(
+    comparison: Comparison, found: Sequence[Finding]
+) -> list[str]:
     """How verdicts are made, and a warning where there are many."""
     if not found:
         return []
     notes = [
-        "Claims were declared before the run. One holds, or is refuted, if the t "
+        f"{_when_declared(comparison, found)} A claim holds, or is refuted, if the t "
         "interval over seeds says so, and the bootstrap interval over seeds and test "
         f"items, and p after Holm's correction for {len(found)} is at most {LEVEL:g}; "
         "else it is within noise, which does not mean that the rows are equal. Claims "
@@ -190,13 +194,33 @@ def _how_claims_are_judged(found: Sequence[Finding]) -> list[str]:
     return notes
 
 
-def _how_effects_are_read(
-    found: Sequence[Effect], missing: Sequence[Sequence[str]]
-) -> list[str]:
+def _when_declared(comparison: Comparison, found: Sequence[Finding]) -> str:
+    """Whether the claims came before the results."""
+    if not comparison.declared_after:
+        return "When the claims were declared is not recorded."
+    after = dict(zip(comparison.contrasts, comparison.declared_after))
+    counts = {f.contrast.text: after.get(f.contrast) for f in found}
+    late = {text: count for text, count in counts.items() if count != 0}
+    if not late:
+        return "The claims were declared before any run had finished."
+    told = [
+        text if count is None else f"{text} (after {count} runs had finished)"
+        for text, count in late.items()
+    ]
+    return (
+        "Not known to be declared before results were, and so no tests of them: "
+        f"{', '.join(told)}."
+    )
+
+
+def _how_effects_are_read(comparison: Comparison, found: Sequence[Effect]) -> list[str]:
     """How effects are to be read, or why there are none."""
+    missing = missing_combinations(comparison)
     if missing:
         names = ", ".join("".join(letters) or "none of them" for letters in missing)
         return [f"Effects of techniques need a row with {names}, by order alone."]
+    if not found and comparison.factors:
+        return ["No effects: there is no seed that every row of the design finished."]
     if not found:
         return []
     return [

@@ -116,7 +116,11 @@ def _provenance(comparison: Comparison) -> dict[str, str]:
         "comparison": comparison.name,
         "reference row": comparison.reference,
         "seeds": ", ".join(map(str, comparison.seeds)),
-        **_flat("machine", comparison.machine),
+        **{
+            key: text
+            for number, machine in enumerate(comparison.machines, 1)
+            for key, text in _flat(f"machine {number}", machine).items()
+        },
         **_flat("version", comparison.versions),
         **{
             key: text

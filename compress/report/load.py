@@ -58,6 +58,7 @@ def load_compare(compare_dir: str | pathlib.Path) -> Comparison:
     ]
     return Comparison(
         **settings,
+        machines=_machines(directory, cells),
         cells=tuple(cells),
         failed=tuple(failed),
         latency=_load_latency(directory / "latency.json"),
@@ -77,15 +78,26 @@ def _load_settings(path: pathlib.Path) -> dict[str, Any]:
         "rows": tuple(raw["rows"]),
         "reference": raw["reference"],
         "seeds": tuple(raw["seeds"]),
-        "machine": raw.get("machine", {}),
         "versions": raw.get("versions", {}),
         "notes": tuple(raw.get("notes", ())),
         "contrasts": tuple(map(parse_contrast, raw.get("contrasts", ()))),
+        "declared_after": tuple(raw.get("declared_after", ())),
         "factors": tuple(raw.get("factors", ())),
         "design": {row: tuple(has) for row, has in raw.get("design", {}).items()},
     }
     check_rows([settings["reference"]], settings["rows"], f"{path}: reference")
     return settings
+
+
+def _machines(directory: pathlib.Path, cells: Sequence[Cell]) -> tuple[Any, ...]:
+    """Where the runs were trained, each machine once."""
+    found: list[Any] = []
+    for cell in cells:
+        path = directory / cell.folder / "run.json"
+        machine = _read_json(path).get("machine") if path.exists() else None
+        if machine and machine not in found:
+            found.append(machine)
+    return tuple(found)
 
 
 def _load_cells(

@@ -22,6 +22,8 @@ UNITS_NOTE = (
     "weights that are left."
 )
 
+_UNKNOWN = "a machine that was not recorded"
+
 
 def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> list[str]:
     """What a reader in a hurry should know, in order."""
@@ -46,7 +48,7 @@ def summary_sentences(comparison: Comparison, rows: Sequence[RowSummary]) -> lis
         row = min(not_worse, key=lambda row: row.sizes["file"])
         sentences.append(
             f"Smallest weights file not measurably worse than {comparison.reference}: "
-            f"{row.name}, {_size(row)}."
+            f"{row.name}, {_size(row)}; that it is as good is another claim."
         )
     return sentences + [
         _fastest(batch, table.reference, finished)
@@ -157,12 +159,13 @@ def _latency_notes(comparison: Comparison) -> list[str]:
 
 
 def _machine_note(comparison: Comparison) -> str:
-    return f"Trained on {_machine(comparison.machine)}."
+    machines = dict.fromkeys(map(_machine, comparison.machines)) or {_UNKNOWN: None}
+    return f"Trained on {'; '.join(machines)}."
 
 
 def _machine(machine: object) -> str:
     known = machine if isinstance(machine, dict) else {}
-    cpu = known.get("cpu") or known.get("name") or "a machine that was not recorded"
+    cpu = known.get("cpu") or known.get("name") or _UNKNOWN
     cpus = known.get("num_usable_cpus") or known.get("num_cpus")
     device = known.get("device")
     extra = f", {device}" if device and device != "cpu" else ""

@@ -74,6 +74,7 @@ class Cell:
         or a list per layer; empty if none could be.
       extras: Other means over the test set, by name.
       folder: Of the cell, relative to the comparison's.
+      validation_score: Like `score`, on the validation set; None if there is none.
     """
 
     row: str
@@ -101,6 +102,7 @@ class Cell:
     units: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
     folder: str = ""
+    validation_score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +184,12 @@ class Comparison:
       rows: Rows in the order they are shown.
       reference: The row that differences are taken to.
       seeds: Seeds that every row was meant to run.
-      machine: Where it was trained.
+      machines: Where the runs were trained, each machine once.
       versions: Package to version.
       notes: Sentences to print under the table.
-      contrasts: What is claimed of pairs of rows, chosen beforehand.
+      contrasts: What is claimed of pairs of rows.
+      declared_after: For each of them, how many runs had finished when it was
+        declared; empty if that was not recorded.
       cells: Finished runs.
       failed: Runs without a usable result.
       latency: Batch size to what was measured; empty if nothing was.
@@ -198,10 +202,11 @@ class Comparison:
     rows: tuple[str, ...]
     reference: str
     seeds: tuple[int, ...]
-    machine: Mapping[str, Any]
+    machines: tuple[Mapping[str, Any], ...]
     versions: Mapping[str, Any]
     notes: tuple[str, ...]
     contrasts: tuple[Contrast, ...]
+    declared_after: tuple[int, ...]
     cells: tuple[Cell, ...]
     failed: tuple[FailedCell, ...]
     latency: Mapping[int, LatencyTable]

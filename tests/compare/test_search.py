@@ -155,6 +155,15 @@ def test_a_measure_the_task_does_not_have_is_said(
         run(searched(objectives={"agreement": "maximize"}), tmp_path)
 
 
+def test_a_search_that_looks_at_the_test_set_says_so(
+    made_up: MadeUp, tmp_path: pathlib.Path
+) -> None:
+    warning = "`score`, of the test set"
+    assert any(warning in line for line in run(searched(), tmp_path / "test")[1])
+    fair = {"objectives": {"bytes": "minimize"}, "constraints": []}
+    assert not any(warning in x for x in run(searched(**fair), tmp_path / "fair")[1])
+
+
 def test_a_search_without_optuna_says_how_to_get_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,7 +171,6 @@ def compare(rows: Any = None, seeds: Any = (0, 1, 2), **changes: Any) -> dict[st
         "rows": list(ROWS if rows is None else rows),
         "reference": "float",
         "seeds": list(seeds),
-        "machine": {"cpu": "Test CPU 9000", "num_cpus": 2},
         "versions": {"jax": "0.10.2", "jax-compress": "0.1.0"},
         "notes": ["Trained for 400 steps."],
         "contrasts": [["P+Q", "PTQ"]],

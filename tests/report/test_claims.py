@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from compress.config import Contrast
+from compress.config import Contrast, parse_contrast
 from compress.report import load_compare, render_table
-from compress.report.claim_texts import claim_sentence, text_tables
+from compress.report.claim_texts import claim_notes, claim_sentence, text_tables
 from compress.report.claims import findings
 from compress.report.effects import effects
 from compress.report.html import render_html
@@ -58,10 +58,11 @@ def comparison(scores, metric=ACCURACY, items=None, **changes):
         "rows": tuple(scores),
         "reference": next(iter(scores)),
         "seeds": tuple(range(max(map(len, scores.values())))),
-        "machine": {},
+        "machines": (),
         "versions": {},
         "notes": (),
         "contrasts": (),
+        "declared_after": (),
         "failed": (),
         "latency": {},
     }
@@ -278,3 +279,19 @@ def test_intervals_of_effects_cover_the_truth_as_often_as_they_say():
             covered[index] += effect.interval[0] <= truth[index] <= effect.interval[1]
     # Three standard errors of a fraction of 1000 at 5 % are 2.1 %.
     assert np.abs(covered / runs - 0.95).max() < 0.021
+
+
+def test_claims_that_came_after_results_are_not_called_tests():
+    claims = tuple(map(parse_contrast, ("PQ > QP", "QP - PQ")))
+    scores = {"PQ": spread(0.9, 0.01), "QP": spread(0.8, 0.01)}
+
+    def told(after, asked=None):
+        made = comparison(scores, contrasts=claims, declared_after=after)
+        return " ".join(claim_notes(made, asked))
+
+    before = "The claims were declared before any run had finished."
+    assert before in told((0, 0))
+    assert "no tests of them: QP - PQ (after 7 runs had finished)." in told((0, 7))
+    assert before in told((0, 7), ["PQ > QP"])
+    assert "no tests of them: PQ - QP." in told((0, 0), ["PQ - QP"])
+    assert "When the claims were declared is not recorded." in told(())

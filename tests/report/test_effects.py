@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from compress.report import load_compare
+from compress.report.claim_texts import claim_notes
 from compress.report.effects import effects, factorial_effect, missing_combinations
 
 LETTERS = ("P", "Q", "D")
@@ -89,6 +90,14 @@ def test_only_seeds_that_finished_in_every_row_count(design, tmp_path):
     (tmp_path / "design" / "QD-2" / "result.json").unlink()
     found = effects(load_compare(tmp_path / "design"))
     assert {effect.num_seeds for effect in found} == {3}
+
+
+def test_a_row_without_any_seed_leaves_a_note_instead_of_effects(design, tmp_path):
+    design()
+    for seed in range(4):
+        (tmp_path / "design" / f"QD-{seed}" / "result.json").unlink()
+    (note,) = claim_notes(load_compare(tmp_path / "design"))
+    assert note.startswith("No effects: there is no seed that every row of the design")
 
 
 def test_one_seed_gives_effects_without_an_interval(design):

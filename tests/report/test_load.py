@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compress.report import load_compare
+from compress.report import load_compare, render_table
 
 
 def edit(path, **changes):
@@ -101,3 +101,13 @@ def test_unknown_reference_names_the_nearest_row(compare_dir):
     edit(compare_dir / "compare.json", reference="flaot")
     with pytest.raises(ValueError, match="The nearest: float"):
         load_compare(compare_dir)
+
+
+def test_machines_are_those_of_the_runs_each_once(compare_dir):
+    folders = sorted(path.parent for path in compare_dir.glob("*/result.json"))
+    for number, folder in enumerate(folders):
+        machine = {"cpu": f"CPU {min(number, 1)}"}
+        (folder / "run.json").write_text(json.dumps({"machine": machine}))
+    comparison = load_compare(compare_dir)
+    assert [machine["cpu"] for machine in comparison.machines] == ["CPU 0", "CPU 1"]
+    assert "Trained on CPU 0; CPU 1." in render_table(comparison)
