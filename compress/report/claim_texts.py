@@ -179,10 +179,11 @@ def _how_claims_are_judged(
     """How verdicts are made, and a warning where there are many."""
     if not found:
         return []
+    num_tested = sum(finding.p is not None for finding in found)
     notes = [
         f"{_when_declared(comparison, found)} A claim holds, or is refuted, if the t "
         "interval over seeds says so, and the bootstrap interval over seeds and test "
-        f"items, and p after Holm's correction for {len(found)} is at most {LEVEL:g}; "
+        f"items, and p after Holm's correction for {num_tested} is at most {LEVEL:g}; "
         "else it is within noise, which does not mean that the rows are equal. Claims "
         "with a margin are two one-sided tests (TOST) with 90 % intervals."
     ]
