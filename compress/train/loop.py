@@ -107,8 +107,13 @@ def train(
         claimed(directory),
         open_checkpoints(config, task, directory, seed) as checkpoints,
     ):
-        processes.on_primary(lambda: write_provenance(directory, config, task, seed))
-        if checkpoints.latest is None:
+        begins = checkpoints.latest is None
+        processes.on_primary(
+            lambda: write_provenance(
+                directory, config, task, seed, program_seeds=(seed,), begins=begins
+            )
+        )
+        if begins:
             state = placement.put(start(job, entered, run_key(job)))
         else:
             found = restored(job, directory, checkpoints)

@@ -176,10 +176,10 @@ class _Group:
     def trained(self) -> dict[int, Trained | Exception]:
         """Trains to the end; each seed's last checkpoint is in its own directory."""
         with contextlib.ExitStack() as stack:
-            for seed, place in self.places.items():
+            for place in self.places.values():
                 stack.enter_context(claimed(place.directory))
-                write_provenance(place.directory, place.config, self.task, seed)
             checkpoints = stack.enter_context(self._checkpoints())
+            self._write_provenance(begins=checkpoints.latest is None)
             state = self._start()
             if checkpoints.latest is not None:
                 state = self._restored(checkpoints, state)
@@ -196,6 +196,17 @@ class _Group:
             state = self._to_the_end(state, checkpoints, logs, terminated)
             seconds = self.seconds
             return {seed: self._finish(seed, state, seconds) for seed in self.places}
+
+    def _write_provenance(self, *, begins: bool) -> None:
+        for seed, (config, directory) in self.places.items():
+            write_provenance(
+                directory,
+                config,
+                self.task,
+                seed,
+                program_seeds=self.seeds,
+                begins=begins,
+            )
 
     def _restored(self, checkpoints: Checkpoints, like: TrainState) -> TrainState:
         state, damaged = newest_good(
@@ -335,7 +346,15 @@ def adopt(
       seed: Of both.
     """
     with claimed(place.directory):
-        write_provenance(place.directory, place.config, task, seed)
+        run = json.loads((source / "run.json").read_text())
+        write_provenance(
+            place.directory,
+            place.config,
+            task,
+            seed,
+            program_seeds=run.get("program_seeds"),
+            begins=True,
+        )
         log = (source / "metrics.jsonl").read_text()
         write_text(place.directory / "metrics.jsonl", log)
         if trained.boundaries:
