@@ -31,8 +31,8 @@ class Numbers(Model):
 
     Attributes:
       config_hash: Of the cell's own config.
-      program_seeds: Those that were trained in one program, which decides roundings;
-        None: not known, as format 1 did not tell.
+      program_seeds: Of all runs that were trained in one program, whose number
+        decides roundings; None: not known, as format 1 did not tell.
       checkpoint_hash: Of every bit of the trained state.
       weights_hash: Of the artifact's file of weights.
       items_hash: Of the metric of every test item.

@@ -93,7 +93,7 @@ def write_provenance(
       config: The run.
       task: Its task.
       seed: Of the run.
-      program_seeds: Those that are trained in one program, this one among them;
+      program_seeds: Of all runs that are trained in one program, this one among them;
         None: not known, of a run that an older version made.
       begins: Whether it does; a run that goes on keeps what is written.
     """
