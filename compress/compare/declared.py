@@ -38,7 +38,7 @@ def declare(config: Config, directory: pathlib.Path) -> dict[str, list[int]]:
     now = {
         "runs_finished": len(list(directory.glob(f"*/{RESULT}"))),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": git_commit(),
+        "commit": git_commit(config.task),
     }
     for kind, values in asked.items():
         known = record.setdefault(kind, [])

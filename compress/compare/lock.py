@@ -16,7 +16,7 @@ from compress.files import write_json
 from compress.report import LOCK, Cell, Comparison, load_compare
 
 FORMAT = "jax-compress lock"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class LockError(ValueError):
@@ -31,6 +31,8 @@ class Numbers(Model):
 
     Attributes:
       config_hash: Of the cell's own config.
+      program_seeds: Of all runs that were trained in one program, whose number
+        decides roundings; None: not known, as format 1 did not tell.
       checkpoint_hash: Of every bit of the trained state.
       weights_hash: Of the artifact's file of weights.
       items_hash: Of the metric of every test item.
@@ -45,6 +47,7 @@ class Numbers(Model):
     """
 
     config_hash: str
+    program_seeds: Many[int] | None = None
     checkpoint_hash: str
     weights_hash: str
     items_hash: str
@@ -79,10 +82,11 @@ class Lock(Model):
       seeds: That every row was meant to run.
       origins: Each once; several if cells were made in several ways.
       cells: By row and seed; those that failed are not there.
+      content_hash: Of everything else in the file.
     """
 
     format: Literal["jax-compress lock"]
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     name: str
     config: Mapping[str, Any]
     data_hash: str
@@ -90,6 +94,7 @@ class Lock(Model):
     seeds: Many[int]
     origins: Many[Origin]
     cells: Mapping[str, Mapping[str, Numbers]]
+    content_hash: str
 
 
 def write_lock(directory: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
@@ -130,12 +135,11 @@ def read_lock(path: pathlib.Path) -> Lock:
             f"{path}: has format {version!r}, this version of jax-compress knows "
             f"{FORMAT_VERSION}. Use a newer one."
         )
-    found = raw.pop("content_hash", None)
     try:
         lock = Lock.model_validate(raw)
     except ValidationError as error:
         raise LockError(f"{path}: {'; '.join(_problems(error))}.") from None
-    if found != _hash(raw):
+    if raw.pop("content_hash") != _hash(raw):
         raise LockError(
             f"{path}: was changed after it was written: its content has another hash. "
             "Restore it; to run something else, use `compare` with a config."
@@ -148,6 +152,7 @@ def numbers_of(cell: Cell, directory: pathlib.Path) -> Numbers:
     manifest = read_manifest(directory / cell.folder / cell.artifact)
     return Numbers(
         config_hash=cell.config_hash,
+        program_seeds=_read(directory / cell.folder / "run.json").get("program_seeds"),
         checkpoint_hash=cell.checkpoint_hash,
         weights_hash=manifest["files"]["weights.safetensors"]["sha256"],
         items_hash=hashlib.sha256(np.ascontiguousarray(cell.items).data).hexdigest(),

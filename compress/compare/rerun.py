@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from compress.compare.checks import MISSING, Check, Reproduction, check_cell
@@ -56,14 +56,12 @@ def reproduce(
     part = _part(whole, lock, rows, seeds)
     task = load_task(part.config.task, part.config.data)
     _check_task(lock, task, part.config.task)
-    changed = (
-        *_changes(lock.origins),
-        *_other_configs(part.config, lock),
-        *_other_groups(part.config, lock),
-    )
+    here = _here(part.config.task)
+    before = [_flat(origin) for origin in lock.origins]
+    changed = (*_changes(before, here), *_other_configs(part.config, lock))
     for line in changed:
         say(f"not as it was: {line}")
-    _claim(directory, lock)
+    _claim(directory, lock, here)
     compare(part.config, directory, workers=workers, say=say)
     result = Reproduction(changed, tuple(_checks(lock, part.cells, directory)))
     write_json(directory / RESULT, _as_json(result))
@@ -109,12 +107,13 @@ def _part(
         )
     dumped = config.model_dump(mode="json")
     chosen = dumped["compare"]
-    chosen["rows"] = [row for row in chosen["rows"] if row["name"] in rows]
+    every = chosen["rows"]
+    chosen["rows"] = [row for row in every if row["name"] in rows]
     chosen["orders"] = None  # it would add rows; those it added are listed
-    if set(rows) < set(lock.cells):
+    names = [row["name"] for row in chosen["rows"]]
+    if len(names) < len(every):
         # The numbers of a cell do not depend on what it is compared with.
         chosen["contrasts"] = []
-        names = [row["name"] for row in chosen["rows"]]
         chosen["reference"] = (
             chosen["reference"] if chosen["reference"] in names else names[0]
         )
@@ -147,17 +146,22 @@ def _check_task(lock: Lock, task: Task, name: str) -> None:
         )
 
 
-def _changes(origins: Sequence[Origin]) -> Iterator[str]:
-    """What the cells were made with and is different here."""
-    here = Origin(
-        versions=versions(), machine=describe_machine(), git_commit=git_commit()
-    )
-    then = [_flat(origin) for origin in origins]
-    for key, now in _flat(here).items():
-        others = [origin.get(key) for origin in then if origin.get(key) != now]
+def _changes(
+    before: Sequence[Mapping[str, Any]], here: Mapping[str, Any]
+) -> Iterator[str]:
+    """What numbers were made with and is different here."""
+    for key, now in here.items():
+        others = [then.get(key) for then in before if then.get(key) != now]
         if others:
-            before = " and ".join(dict.fromkeys(map(str, others)))
-            yield f"{key}: {before} then, {now} here"
+            told = " and ".join(dict.fromkeys(map(str, others)))
+            yield f"{key}: {told} then, {now} here"
+
+
+def _here(task: str) -> dict[str, Any]:
+    commit = git_commit(task)
+    return _flat(
+        Origin(versions=versions(), machine=describe_machine(), git_commit=commit)
+    )
 
 
 def _flat(origin: Origin) -> dict[str, Any]:
@@ -175,24 +179,24 @@ def _other_configs(config: Config, lock: Lock) -> Iterator[str]:
             yield f"config of {row.name}: {locked.pop()[:12]} then, {here[:12]} here"
 
 
-def _other_groups(config: Config, lock: Lock) -> Iterator[str]:
-    """Fewer seeds make another program where several share one."""
-    most = lock.config.get("vmap_seeds", 1)
-    if most > 1 and len(config.seeds) < len(lock.seeds):
-        then, now = len(lock.seeds), len(config.seeds)
-        yield f"seeds, at most {most} in a program: {then} then, {now} here"
-
-
-def _claim(directory: pathlib.Path, lock: Lock) -> None:
-    """A directory that holds another comparison would be compared with itself."""
+def _claim(directory: pathlib.Path, lock: Lock, here: Mapping[str, Any]) -> None:
+    """Numbers made for another lock, or by other code, would be taken for new ones."""
     marker = directory / "reproduces.json"
-    content = {"name": lock.name, "data_hash": lock.data_hash}
-    known = json.loads(marker.read_text()) if marker.exists() else None
-    if (directory / "compare.json").exists() and known != content:
-        raise LockError(
-            f"{directory}: holds a comparison already, which is no reproduction of "
-            f"{lock.name!r}. Choose another --workdir."
-        )
+    content = {"lock": lock.content_hash, "made_with": here}
+    if (directory / "compare.json").exists():
+        known = json.loads(marker.read_text()) if marker.exists() else {}
+        remedy = "Choose another --workdir, or remove it."
+        if known.get("lock") != lock.content_hash:
+            raise LockError(
+                f"{directory}: holds a comparison already, which is no reproduction of "
+                f"this lock of {lock.name!r}. {remedy}"
+            )
+        others = list(_changes([known["made_with"]], here))
+        if others:
+            raise LockError(
+                f"{directory}: holds a reproduction that was not made as it would be "
+                f"now: {'; '.join(others)}. {remedy}"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(marker, content)
 

@@ -63,6 +63,7 @@ def usable(
     *,
     where: Any,
     unreadable: Unreadable,
+    remedy: str = "Mend or remove them, or pass unreadable='skip' to go on without.",
 ) -> tuple[dict[File, Any], tuple[str, ...]]:
     """What files decode to, and what is wrong with those that cannot be read.
 
@@ -72,6 +73,7 @@ def usable(
         they should be.
       where: The folder or archive, for the message.
       unreadable: `refuse` makes any such file an error; `skip` leaves them out.
+      remedy: What to do about them, for the message.
 
     Raises:
       DataError: That counts and names the files.
@@ -89,7 +91,7 @@ def usable(
         shown = "\n  ".join([*bad[:_SHOWN], *(["..."] if len(bad) > _SHOWN else [])])
         raise DataError(
             f"{where}: {len(bad)} of {len(files)} files cannot be read:\n  {shown}\n"
-            "Mend or remove them, or pass unreadable='skip' to go on without."
+            f"{remedy}"
         )
     if bad:
         logging.warning(

@@ -38,12 +38,14 @@ def labelled_files(
       DataError: If there is nothing there, a file cannot be read, shapes differ, or a
         folder is not among `classes`.
     """
-    shapes, skipped = usable(
-        find_files(path, suffixes),
-        lambda data: decode(data).shape,
-        where=path,
-        unreadable=unreadable,
+
+    def examined(data: bytes) -> tuple[tuple[int, ...], str]:
+        return decode(data).shape, hashlib.sha256(data).hexdigest()
+
+    found, skipped = usable(
+        find_files(path, suffixes), examined, where=path, unreadable=unreadable
     )
+    shapes = {file: shape for file, (shape, _) in found.items()}
     _check_shapes(path, shapes, remedy)
     files = list(shapes)
     names = tuple(classes) if classes else tuple(sorted({_class(f) for f in files}))
@@ -54,7 +56,7 @@ def labelled_files(
         x = decode(files[index].read())
         return {"x": x, "y": np.asarray(labels[index], np.int32)}
 
-    listed = [(file.name, file.size) for file in files]
+    listed = [(file.name, digest) for file, (_, digest) in found.items()]
     fingerprint = hashlib.sha256(repr((listed, names, settings)).encode()).hexdigest()
     return Source(read, len(files), fingerprint, skipped)
 

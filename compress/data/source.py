@@ -24,7 +24,7 @@ class Source:
     Attributes:
       read: `(index) -> {field: array}`, one example; several threads call it at once.
       size: How many examples there are.
-      fingerprint: What tells these data from others, such as names and sizes of files.
+      fingerprint: What tells these data from others, such as names and hashes of files.
       skipped: Files that could not be read and were left out, with the reason.
     """
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from compress import processes
 from compress.config import Config, config_hash
@@ -78,17 +78,34 @@ def _lock(descriptor: int, directory: pathlib.Path, shared: bool, wait: bool) ->
 
 
 def write_provenance(
-    directory: pathlib.Path, config: Config, task: Task, seed: int
+    directory: pathlib.Path,
+    config: Config,
+    task: Task,
+    seed: int,
+    *,
+    program_seeds: Sequence[int] | None,
+    begins: bool,
 ) -> None:
-    """Writes down what is needed to run it again, once: at the start of a run."""
-    if (directory / "run.json").exists():
+    """Writes down what is needed to run it again: when a run begins.
+
+    Args:
+      directory: Of the run.
+      config: The run.
+      task: Its task.
+      seed: Of the run.
+      program_seeds: Of all runs that are trained in one program, this one among them;
+        None: not known, of a run that an older version made.
+      begins: Whether it does; a run that goes on keeps what is written.
+    """
+    if not begins and (directory / "run.json").exists():
         return
     provenance = {
         "identity": run_identity(config, task, seed),
         "seed": seed,
+        "program_seeds": program_seeds,
         "config_hash": config_hash(config),
         "data_hash": data_hash(task),
-        "git_commit": git_commit(),
+        "git_commit": git_commit(config.task),
         "versions": versions(),
         "machine": describe_machine(),
     }

@@ -24,6 +24,13 @@ from compress.schedule import (
 )
 from compress.schedule.techniques import Teacher
 from compress.task import Task
+from compress.train.between import (
+    is_due,
+    not_finite,
+    seconds_before,
+    stage_name,
+    summarized,
+)
 from compress.train.boundaries import Boundary, read_boundaries, write_boundaries
 from compress.train.checkpoints import Checkpoints
 from compress.train.checks import check_data, check_phases
@@ -107,8 +114,13 @@ def train(
         claimed(directory),
         open_checkpoints(config, task, directory, seed) as checkpoints,
     ):
-        processes.on_primary(lambda: write_provenance(directory, config, task, seed))
-        if checkpoints.latest is None:
+        begins = checkpoints.latest is None
+        processes.on_primary(
+            lambda: write_provenance(
+                directory, config, task, seed, program_seeds=(seed,), begins=begins
+            )
+        )
+        if begins:
             state = placement.put(start(job, entered, run_key(job)))
         else:
             found = restored(job, directory, checkpoints)
@@ -200,7 +212,7 @@ class _Run:
 
     def to_the_end(self, state: TrainState, quiet: bool) -> Trained:
         begin, total = int(state.compression.step), self.starts[-1]
-        self.started = time.monotonic() - self._seconds_before(begin)
+        self.started = time.monotonic() - seconds_before(self.directory, begin)
         data = open_data(self.config, self.task, state, self.placement)
         quiet = quiet or not processes.is_primary()
         with (
@@ -234,7 +246,7 @@ class _Run:
             step += count
             # Also where a phase ends: what comes next may take long, or fail.
             stop = processes.any_of(terminated.seen)
-            due = self._is_due(step, count) or stop or step == end
+            due = is_due(self.config, step, count) or stop or step == end
             self._record(step, state, values, due, log, bar)
             if stop and step < self.starts[-1]:
                 self.checkpoints.close()
@@ -264,30 +276,15 @@ class _Run:
         self._enter(entered, placement)
         return placement.put(state)
 
-    def _seconds_before(self, step: int) -> float:
-        """What earlier processes spent on the steps that are not done again."""
-        lines = read_metrics(self.directory / "metrics.jsonl")
-        return max([x["seconds"] for x in lines if x["step"] <= step], default=0.0)
-
-    def _is_due(self, step: int, count: int) -> bool:
-        every = self.config.checkpoint_every
-        return step // every > (step - count) // every
-
     def _check(self, step: int, count: int, metrics: Any) -> dict[str, float]:
-        """The metrics of a chunk: the mean loss, the last of everything else."""
+        """The metrics of a chunk, whose losses are finite."""
         host = {name: np.asarray(x)[:count] for name, x in metrics.items()}
-        bad = np.flatnonzero(~np.isfinite(host["loss"]))
-        if bad.size:
-            first = step + int(bad[0])
+        seed = self.job.seed
+        error = not_finite(self.config, self.directory, seed, step, host["loss"])
+        if error is not None:
             good = self.checkpoints.latest
-            raise RunError(
-                f"{self.directory}: the loss is {host['loss'][bad[0]]} at step "
-                f"{first + 1}, in stage {self._stage(first)!r} of config "
-                f"{self.config.name!r}. Lower its learning_rate or set "
-                f"optimizer.clip_norm. The newest good checkpoint: {good}."
-            )
-        means = {name: float(host[name].mean()) for name in ("loss", "score")}
-        return {**{name: float(x[-1]) for name, x in host.items()}, **means}
+            raise RunError(f"{error} The newest good checkpoint: {good}.")
+        return summarized(host)
 
     def _record(
         self,
@@ -298,7 +295,7 @@ class _Run:
         log: MetricsLog,
         bar: ProgressBar,
     ) -> None:
-        stage = self._stage(step - 1)
+        stage = stage_name(self.config, step - 1)
         if due:
             # Saved first: an evaluation that fails must not cost the checkpoint.
             self.checkpoints.save(step, state)
@@ -311,7 +308,3 @@ class _Run:
         log.write(step, stage=stage, seconds=seconds, **values)
         shown = ("loss", "sparsity", EVALUATED)
         bar.show(step, stage, {n: values[n] for n in shown if n in values})
-
-    def _stage(self, step: int) -> str:
-        passed = sum(start <= step for start in self.starts[:-1])
-        return self.config.stages[passed - 1].name

@@ -30,13 +30,20 @@ from compress.schedule import (
 )
 from compress.schedule.techniques import Teacher
 from compress.task import Task
+from compress.train.between import (
+    is_due,
+    not_finite,
+    seconds_before,
+    stage_name,
+    summarized,
+)
 from compress.train.boundaries import write_boundaries
 from compress.train.checkpoints import CheckpointError, Checkpoints
 from compress.train.checks import check_data, check_phases
-from compress.train.directory import RunError, claimed, write_provenance
+from compress.train.directory import claimed, write_provenance
 from compress.train.evaluate import evaluate
 from compress.train.loop import Trained, finished
-from compress.train.metrics import MetricsLog, read_metrics
+from compress.train.metrics import MetricsLog
 from compress.train.phases import Entered, Job, first_phase, run_key, start, with_arrays
 from compress.train.provenance import data_hash
 from compress.train.restore import newest_good, open_checkpoints
@@ -176,10 +183,10 @@ class _Group:
     def trained(self) -> dict[int, Trained | Exception]:
         """Trains to the end; each seed's last checkpoint is in its own directory."""
         with contextlib.ExitStack() as stack:
-            for seed, place in self.places.items():
+            for place in self.places.values():
                 stack.enter_context(claimed(place.directory))
-                write_provenance(place.directory, place.config, self.task, seed)
             checkpoints = stack.enter_context(self._checkpoints())
+            self._write_provenance(begins=checkpoints.latest is None)
             state = self._start()
             if checkpoints.latest is not None:
                 state = self._restored(checkpoints, state)
@@ -196,6 +203,17 @@ class _Group:
             state = self._to_the_end(state, checkpoints, logs, terminated)
             seconds = self.seconds
             return {seed: self._finish(seed, state, seconds) for seed in self.places}
+
+    def _write_provenance(self, *, begins: bool) -> None:
+        for seed, (config, directory) in self.places.items():
+            write_provenance(
+                directory,
+                config,
+                self.task,
+                seed,
+                program_seeds=self.seeds,
+                begins=begins,
+            )
 
     def _restored(self, checkpoints: Checkpoints, like: TrainState) -> TrainState:
         state, damaged = newest_good(
@@ -215,9 +233,7 @@ class _Group:
     def _seconds_before(self, step: int) -> float:
         """What earlier processes spent on the steps that are not done again, in all."""
         first = next(iter(self.places.values()))
-        lines = read_metrics(first.directory / "metrics.jsonl")
-        own = max([x["seconds"] for x in lines if x["step"] <= step], default=0.0)
-        return own * len(self.seeds)
+        return seconds_before(first.directory, step) * len(self.seeds)
 
     @property
     def seconds(self) -> float:
@@ -238,7 +254,7 @@ class _Group:
             state, metrics = self.chunk.run(state, data, count)
             values = self._check(step, count, metrics)
             step += count
-            due = self._is_due(step, count) or terminated.seen or step == total
+            due = is_due(self.config, step, count) or terminated.seen or step == total
             if due:
                 checkpoints.save(step, state)
             self._record(step, state, values, due, logs)
@@ -248,35 +264,21 @@ class _Group:
                 raise SystemExit(128 + signal.SIGTERM)
         return state
 
-    def _is_due(self, step: int, count: int) -> bool:
-        every = self.config.checkpoint_every
-        return step // every > (step - count) // every
-
     def _check(
         self, step: int, count: int, metrics: Mapping[str, Any]
     ) -> dict[int, dict[str, float]]:
-        """By seed the metrics of a chunk; seeds whose loss is not finite have failed.
-
-        As of a single run: the mean loss, the last of everything else.
-        """
+        """By seed the metrics of a chunk; one whose loss is not finite has failed."""
         host = {name: np.asarray(x)[:count] for name, x in metrics.items()}
         found = {}
         for index, seed in enumerate(self.seeds):
             own = {name: x[:, index] for name, x in host.items()}
-            bad = np.flatnonzero(~np.isfinite(own["loss"]))
-            if bad.size and seed in self.places and seed not in self.failed:
-                self.failed[seed] = self._not_finite(seed, step + int(bad[0]))
-            means = {name: float(own[name].mean()) for name in ("loss", "score")}
-            found[seed] = {**{n: float(x[-1]) for n, x in own.items()}, **means}
+            if seed in self.places and seed not in self.failed:
+                place = self.places[seed]
+                error = not_finite(*place, seed, step, own["loss"])
+                if error is not None:
+                    self.failed[seed] = error
+            found[seed] = summarized(own)
         return found
-
-    def _not_finite(self, seed: int, step: int) -> RunError:
-        return RunError(
-            f"{self.places[seed].directory}: the loss is not finite at step "
-            f"{step + 1}, in stage {self._stage(step)!r} of config "
-            f"{self.config.name!r}, seed {seed}. Lower its learning_rate or set "
-            "optimizer.clip_norm."
-        )
 
     def _record(
         self,
@@ -286,7 +288,7 @@ class _Group:
         due: bool,
         logs: Mapping[int, MetricsLog],
     ) -> None:
-        stage, seconds = self._stage(step - 1), round(self.seconds, 3)
+        stage, seconds = stage_name(self.config, step - 1), round(self.seconds, 3)
         for index, seed in enumerate(self.seeds):
             if seed not in self.places or seed in self.failed:
                 continue
@@ -299,10 +301,6 @@ class _Group:
 
     def _predictor(self, state: TrainState, index: int) -> Callable[..., Any]:
         return lambda *inputs: self.predict(state, index, *inputs)
-
-    def _stage(self, step: int) -> str:
-        passed = sum(start <= step for start in self.starts[:-1])
-        return self.config.stages[passed - 1].name
 
     def _finish(
         self, seed: int, state: TrainState, seconds: float
@@ -335,7 +333,15 @@ def adopt(
       seed: Of both.
     """
     with claimed(place.directory):
-        write_provenance(place.directory, place.config, task, seed)
+        run = json.loads((source / "run.json").read_text())
+        write_provenance(
+            place.directory,
+            place.config,
+            task,
+            seed,
+            program_seeds=run.get("program_seeds"),
+            begins=True,
+        )
         log = (source / "metrics.jsonl").read_text()
         write_text(place.directory / "metrics.jsonl", log)
         if trained.boundaries:

@@ -17,9 +17,7 @@ _BYTES = 256
 
 def task_of(valid: bytes, test: bytes, tests: int = 2000) -> compress.Task:
     """The task of any two texts: to train on, and to be judged on."""
-    known, unknown = (
-        np.frombuffer(x, np.uint8).astype(np.int32) for x in (valid, test)
-    )
+    known, unknown = _numbers(valid), _numbers(test)
     cut = len(known) * 9 // 10
     return language_task(_BYTES, known[:cut], known[cut:], unknown, tests)
 

@@ -84,7 +84,8 @@ def test_every_cell_has_its_own_result_and_files(ran: Any) -> None:
         assert json.loads((folder / "result.json").read_text()) == result
         assert (result["row"], result["seed"]) == (row, seed)
         assert json.loads((folder / "config.json").read_text())["name"] == row
-        assert json.loads((folder / "run.json").read_text())["seed"] == seed
+        run = json.loads((folder / "run.json").read_text())
+        assert (run["seed"], run["program_seeds"]) == (seed, list(SEEDS))
         assert (folder / "metrics.jsonl").exists()
         # Its own proofs, on its own numbers.
         manifest = compress.load(folder / "artifact").manifest

@@ -17,10 +17,9 @@ from compress.compare import (
     summary,
     write_lock,
 )
-from compress.compare.checks import Reproduction, check_cell
+from compress.compare.checks import Check, Reproduction, check_cell
 from compress.compare.lock import _hash
 from compress.config import load_config
-from tests.compare import configs
 from tests.compare.test_grid import in_this_process
 
 
@@ -104,7 +103,7 @@ def test_a_row_run_again_from_its_lock_has_the_same_bits(
     lines.clear()
     assert reproduce(lock, where, rows=["P"], say=lines.append).succeeded
     assert "1 of 1 cells are finished already" in lines
-    with pytest.raises(LockError, match="no reproduction of 'tiny'. Choose another"):
+    with pytest.raises(LockError, match="no reproduction of this lock of 'tiny'"):
         reproduce(lock, locked.parent, say=quiet)
 
 
@@ -162,21 +161,73 @@ def test_close_is_enough_only_where_something_changed(locked: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("most", "seeds", "said"),
-    [
-        (1, [0], []),
-        (4, [0, 1], []),
-        (4, [0], ["seeds, at most 4 in a program: 2 then, 1 here"]),
-    ],
+    ("before", "after", "succeeded"),
+    [((0, 1), (0, 1), False), ((0, 1), (0,), True), (None, (0,), False)],
 )
-def test_fewer_seeds_in_a_program_are_a_change(
-    locked: pathlib.Path, most: int, seeds: list[int], said: list[str]
+def test_close_is_enough_for_a_cell_trained_in_a_program_of_other_seeds(
+    locked: pathlib.Path, before: Any, after: Any, succeeded: bool
 ) -> None:
-    lock = read_lock(locked)
-    config = {**lock.config, "vmap_seeds": most}
-    lock = lock.model_copy(update={"config": config, "seeds": (0, 1)})
-    part = configs.comparison(seeds=seeds)
-    assert list(rerun._other_groups(part, lock)) == said
+    then = read_lock(locked).cells["P"]["0"]
+    assert then.program_seeds == (0,)
+    then = then.model_copy(update={"program_seeds": before})
+    now = then.model_copy(update={"program_seeds": after, "weights_hash": "other"})
+    result = Reproduction((), tuple(check_cell("P", 0, then, now)))
+    assert result.succeeded == succeeded
+    line, *_, verdict = summary(result)
+    assert ("made by another grouping of seeds" in line) == succeeded
+    assert ("groupings of seeds" in verdict) == succeeded
+    # Another cell is judged by its own program.
+    other = Check("Q", 0, "weights_hash", "a", "b", "close")
+    assert not Reproduction((), (*result.checks, other)).succeeded
+
+
+def no_work(config: Any, directory: pathlib.Path, **settings: Any) -> int:
+    """Stands for `compare`: begins and is interrupted."""
+    (directory / "compare.json").write_text("{}")
+    return 0
+
+
+@pytest.mark.parametrize("other", ["lock", "commit", "jax"])
+def test_what_was_made_for_another_lock_or_by_other_code_reproduces_nothing(
+    locked: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+) -> None:
+    monkeypatch.setattr(rerun, "compare", no_work)
+    monkeypatch.setattr(rerun, "_checks", lambda *args: [])
+    lock, where = read_lock(locked), tmp_path / "again"
+    reproduce(lock, where, say=quiet)
+    reproduce(lock, where, say=quiet)  # it goes on
+    remedy = "git commit: .* then, other here. Choose another --workdir, or remove it"
+    if other == "lock":  # of the same name and data
+        lock = read_lock(rewritten(locked, tmp_path / "lock.json", seeds=[0, 7]))
+        remedy = "is no reproduction of this lock of 'tiny'. Choose another"
+    elif other == "commit":
+        monkeypatch.setattr(rerun, "git_commit", lambda task: "other")
+    else:
+        monkeypatch.setattr(rerun, "versions", lambda: {"jax": "0.1.2"})
+        remedy = "jax: .* then, 0.1.2 here"
+    with pytest.raises(LockError, match=remedy):
+        reproduce(lock, where, say=quiet)
+
+
+def test_a_comparison_in_which_a_row_failed_is_reproduced_without_it(
+    locked: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(rerun, "compare", lambda config, *_, **__: ran.append(config))
+    monkeypatch.setattr(rerun, "_checks", lambda *args: [])
+    config = json.loads(locked.read_text())["config"]
+    float_row, pruned = config["compare"]["rows"]
+    config["compare"] |= {
+        "rows": [float_row, pruned, {**pruned, "name": "failed"}],
+        "reference": "failed",
+        "contrasts": [{"row": "P", "other": "failed"}],
+    }
+    lock = read_lock(rewritten(locked, tmp_path / "lock.json", config=config))
+    reproduce(lock, tmp_path / "again", say=quiet)
+    assert [row.name for row in ran[0].compare.rows] == ["float", "P"]
 
 
 def test_what_changed_is_said_before_the_run(
@@ -203,7 +254,7 @@ def test_what_changed_is_said_before_the_run(
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
-        ({"format_version": 2}, "has format 2, .* knows 1. Use a newer one"),
+        ({"format_version": 3}, "has format 3, .* knows 2. Use a newer one"),
         ({"format": "zip"}, "is no lock. Name the lock.json beside a report"),
         ({"sedes": [0]}, "unknown key 'sedes'; did you mean 'seeds'"),
         ({"seeds": "all"}, "seeds: Input should be a valid tuple"),

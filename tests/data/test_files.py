@@ -51,6 +51,25 @@ def test_images_are_resized_and_classes_numbered_as_asked(
     assert source.fingerprint != image_folder(tmp_path, size=(3, 3)).fingerprint
 
 
+def test_a_file_replaced_by_another_of_its_size_makes_other_data(
+    tmp_path: pathlib.Path,
+) -> None:
+    write_images(tmp_path)
+    file = tmp_path / "train/cat/1.png"
+    before, size = image_folder(tmp_path).fingerprint, file.stat().st_size
+    assert image_folder(tmp_path).fingerprint == before
+    file.write_bytes(other_image(size))
+    assert file.stat().st_size == size
+    assert image_folder(tmp_path).fingerprint != before
+
+
+def other_image(size: int) -> bytes:
+    """A black image in as many bytes: what follows an image's end is not read."""
+    black = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(black, "png")
+    return black.getvalue().ljust(size, b"\0")
+
+
 def test_broken_files_are_counted_and_named_or_skipped(tmp_path: pathlib.Path) -> None:
     write_images(tmp_path)
     whole = (tmp_path / "train/cat/1.png").read_bytes()

@@ -1,6 +1,10 @@
 """Speech: the front end against its definition, the models, and the splits."""
 
+import io
 import os
+import pathlib
+import tarfile
+import wave
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 
 import compress
+from compress.data import DataError
 from compress.task import TaskError, load_task
 from experiments.tasks import log_mel, speech, spoken_digits
 
@@ -161,3 +166,67 @@ def test_a_recording_is_in_the_middle_of_its_second() -> None:
     long = np.zeros(20_000, np.int16)
     long[9000:10_000] = 7
     assert spoken_digits.centred(long).sum() == 7000
+
+
+@pytest.fixture
+def archive(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Where the archive of recordings is looked for."""
+    monkeypatch.setenv("JAX_COMPRESS_DATA", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPRESS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "spoken_digits_wav.tar.xz"
+
+
+def write_archive(path: pathlib.Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:xz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def recording(samples: np.ndarray) -> bytes:
+    with io.BytesIO() as file:
+        with wave.open(file, "wb") as out:
+            out.setparams((1, 2, RATE, 0, "NONE", ""))
+            out.writeframes(samples.astype("<i2").tobytes())
+        return file.getvalue()
+
+
+def test_recordings_are_decoded_in_the_order_of_their_names(
+    archive: pathlib.Path,
+) -> None:
+    loud, quiet = np.array([32767, -32768]), np.array([1, -1, 2])
+    files = {"w/7_theo_12.wav": loud, "w/7_george_3.wav": quiet}
+    write_archive(archive, {name: recording(x) for name, x in files.items()})
+    found = spoken_digits.load()
+    assert [found[name].tolist() for name in ("y", "speaker", "index")] == [
+        [7, 7],
+        [0, 4],
+        [3, 12],
+    ]
+    np.testing.assert_array_equal(found["x"][0, 3998:4001], quiet)
+    np.testing.assert_array_equal(found["x"][1, 3999:4001], loud)
+    assert found["x"].dtype == np.int16
+
+
+def test_a_damaged_archive_is_refused_with_the_names_of_all_broken_files(
+    archive: pathlib.Path,
+) -> None:
+    good = recording(np.arange(100))
+    names = ["w/1_theo_0.wav", "w/2_theo_0.wav", "w/theo.wav", "w/3_tom_0.wav"]
+    write_archive(archive, dict(zip(names, [good, good[:-40], good, good])))
+    with pytest.raises(DataError, match="3 of 4 files cannot be read") as refusal:
+        spoken_digits.load()
+    said = str(refusal.value)
+    assert "w/2_theo_0.wav: this file: is cut off" in said
+    assert said.count(".wav: is not called <digit>_<one of george, ") == 2
+    assert said.endswith("The archive is damaged: get it again.")
+    write_archive(archive, {"README": b"no sound"})
+    with pytest.raises(DataError, match="holds no .wav file.*get it again"):
+        spoken_digits.load()
+    noise = np.random.default_rng(0).integers(-999, 999, 9000)
+    write_archive(archive, {"w/1_theo_0.wav": recording(noise)})
+    archive.write_bytes(archive.read_bytes()[:9000])
+    with pytest.raises(DataError, match="cannot be read.*get it again"):
+        spoken_digits.load()
+    assert not list((archive.parent / "cache").iterdir())

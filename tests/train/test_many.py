@@ -84,9 +84,11 @@ def test_each_folder_is_that_of_a_run_of_its_own(ran: Any) -> None:
     own, alone = root / "seed3", root / "alone"
     assert {p.name for p in own.iterdir()} == {p.name for p in alone.iterdir()}
     for name in ("run.json", "config.json"):
-        assert json.loads((own / name).read_text()) == json.loads(
-            (alone / name).read_text()
-        )
+        ours, theirs = (json.loads((d / name).read_text()) for d in (own, alone))
+        if name == "run.json":
+            assert ours.pop("program_seeds") == list(SEEDS)
+            assert theirs.pop("program_seeds") == [3]
+        assert ours == theirs
     lines, others = (read_metrics(d / "metrics.jsonl") for d in (own, alone))
     assert [line.keys() for line in lines] == [line.keys() for line in others]
     for line, other in zip(lines, others):
@@ -127,6 +129,10 @@ def killed(root: pathlib.Path, step: int, monkeypatch: Any, **settings: Any) -> 
             short(root, **settings)
 
 
+def program_seeds(directory: pathlib.Path) -> list[int]:
+    return json.loads((directory / "run.json").read_text())["program_seeds"]
+
+
 def test_a_group_that_was_stopped_goes_on_to_the_same_bits(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +140,7 @@ def test_a_group_that_was_stopped_goes_on_to_the_same_bits(
     killed(tmp_path / "cut", 14, monkeypatch)
     # Fewer seeds are wanted now; those of the checkpoint go on together.
     left = short(tmp_path / "cut", seeds=(0, 5))
+    assert program_seeds(tmp_path / "cut/seed5") == list(SEEDS)
     assert set(left) == {0, 5}
     for seed in left:
         assert hash_of(left[seed].state) == hash_of(whole[seed].state)
@@ -159,6 +166,7 @@ def test_a_group_of_other_seeds_starts_anew(
     killed(tmp_path, 7, monkeypatch, seeds=(0, 3))
     runs = short(tmp_path, seeds=(3, 5))
     assert set(runs) == {3, 5}
+    assert program_seeds(tmp_path / "seed3") == [3, 5]
     lines = read_metrics(tmp_path / "seed3/metrics.jsonl")
     assert [line["step"] for line in lines] == [7, 14, 20]
 
