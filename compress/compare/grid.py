@@ -153,7 +153,7 @@ def run_cells(
     notes = late_seeds(config, declared["seeds"])
     notes += train_teachers(config, directory, say)
     for row, why in apart.items():
-        notes.append(f"{row}: seeds were trained one by one, since {why}.")
+        notes.append(f"{row}: runs were trained one by one, since {why}.")
     _write_settings(config, directory, declared["contrasts"], notes)
     groups = groups_of(rows, config.seeds, apart)
     if alone:

@@ -19,6 +19,10 @@ from compress.config.models import Optimizer as Optimizer
 from compress.config.models import Stage as Stage
 from compress.config.models import Teacher as Teacher
 from compress.config.names import nearest as nearest
+from compress.config.numbers import NUMBERS as NUMBERS
+from compress.config.numbers import numbers_of as numbers_of
+from compress.config.numbers import program_hash as program_hash
+from compress.config.numbers import with_numbers as with_numbers
 from compress.config.orders import Objective as Objective
 from compress.config.pruning import Block as Block
 from compress.config.pruning import Budget as Budget

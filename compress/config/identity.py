@@ -9,7 +9,7 @@ from compress.config.models import Config
 
 # What a run is called, which runs there are, which of them share a program, how often
 # they speak and save, and which devices they use.
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "name",
     "compare",
     "sweep",
@@ -26,6 +26,6 @@ _WITHOUT_EFFECT = {
 
 def config_hash(config: Config) -> str:
     """SHA-256, in hex, of everything in a config that changes a run's numbers."""
-    values = config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    values = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -196,7 +196,9 @@ class Config(Model):
     vmap_seeds: int = Field(
         default=1,
         ge=1,
-        description="At most so many seeds are trained in one compiled program.",
+        description="At most so many runs are trained in one compiled program: seeds "
+        "of a row, and rows that differ only in learning rates, sparsity, and "
+        "temperature and weights of distillation.",
     )
     log_every: int = Field(
         default=50, ge=1, description="Steps per compiled chunk and per log line."

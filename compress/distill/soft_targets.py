@@ -67,7 +67,8 @@ def soft_targets(
             soft = soft_cross_entropy(
                 outputs, jax.lax.stop_gradient(logits), temperature=temperature
             )
-            return hard_weight * loss + soft_weight * soft.astype(loss.dtype)
+            hard = jnp.asarray(hard_weight, loss.dtype) * loss
+            return hard + jnp.asarray(soft_weight, loss.dtype) * soft.astype(loss.dtype)
 
         active = [(step >= begin) & (step < end) for begin, end in windows]
         return jax.lax.cond(jnp.any(jnp.stack(active)), distilled, lambda: loss)

@@ -38,6 +38,7 @@ from compress.prune.structured import unit_scores as unit_scores
 from compress.prune.when import When as When
 from compress.prune.when import cyclic as cyclic
 from compress.prune.when import gradual as gradual
+from compress.prune.when import one_of as one_of
 from compress.prune.when import periodic as periodic
 from compress.prune.when import rigl as rigl
 from compress.prune.when import sparse_evolution as sparse_evolution

@@ -20,7 +20,7 @@ from compress.prune.scopes import (
 )
 from compress.prune.select import keep_largest, keep_largest_per_row
 from compress.prune.when import When
-from compress.transform import Ramp
+from compress.transform import Ends, Ramp
 
 # By path of a parameter, `[rows, units]`.
 Units = Mapping[str, Array]
@@ -64,6 +64,19 @@ class Ranking(NamedTuple):
             found.append((ends[0], ends[1]))
         return found
 
+    def counts(self, step: Array) -> dict[str, Int[Array, "rows"]]:
+        """How many units are pruned in each row at a step."""
+        sizes = _sizes(self)
+        counts: dict[str, Array] = {}
+        for each, ends in zip(self.when.ramps, _ends(self)):
+            for path, own in ends.items():
+                now = each.between(own, step, sizes[path])
+                started = (step > each.begin) | (step >= each.end)
+                counts[path] = (
+                    jnp.where(started, now, counts[path]) if path in counts else now
+                )
+        return counts
+
     def units(self, scores: Mapping[str, Array]) -> dict[str, Array]:
         """The score of each unit."""
         return {
@@ -93,7 +106,7 @@ class Ranking(NamedTuple):
           step: Updates done.
           allowed: Which may be kept; None for all.
         """
-        counts = _counts_at(self, step)
+        counts = self.counts(step)
         if self.scope.normalize:
             units = {p: score / root_mean_square(score) for p, score in units.items()}
         if allowed is not None:
@@ -141,28 +154,35 @@ def _of_rows(units: Array, counts: Int[Array, "counts"]) -> Int[Array, "rows"]:
     return jnp.broadcast_to(counts, units.shape[:1])
 
 
-def _counts_at(ranking: Ranking, step: Array) -> dict[str, Int[Array, "rows"]]:
-    """How many units are pruned in each row at a step."""
+def _sizes(ranking: Ranking) -> dict[str, int]:
     sizes = {part.weight.path: part.size for part in ranking.parts}
     sizes[TOGETHER] = sum(part.rows * part.size for part in ranking.parts)
-    counts: dict[str, Array] = {}
-    for each, (first, last) in zip(ranking.when.ramps, ranking.boundaries()):
-        for path in first:
-            now = _on_ramp(each, first[path], last[path], sizes[path], step)
-            started = (step > each.begin) | (step >= each.end)
-            counts[path] = (
-                jnp.where(started, now, counts[path]) if path in counts else now
-            )
-    return counts
+    return sizes
 
 
-def _on_ramp(
-    each: Ramp, first: np.ndarray, last: np.ndarray, size: int, step: Array
-) -> Int[Array, "rows"]:
-    """Between two counts for each row, exact at both ends of the ramp."""
-    pairs, index = np.unique(np.stack([first, last], 1), axis=0, return_inverse=True)
-    values = [_row_ramp(each, a, b, size).whole(step, size) for a, b in pairs.tolist()]
-    return jnp.stack(values)[index.ravel()]
+def _ends(ranking: Ranking) -> list[dict[str, Ends]]:
+    """By ramp and path, what the counts of the rows go between."""
+    if ranking.when.one_of is None:
+        return _own_ends(ranking)
+    several, index = ranking.when.one_of
+    tables = [_own_ends(ranking._replace(when=when)) for when in several]
+    pick = lambda *ends: jnp.asarray(np.stack(ends))[index]  # noqa: E731
+    return jax.tree.map(pick, *tables)
+
+
+def _own_ends(ranking: Ranking) -> list[dict[str, Ends]]:
+    sizes = _sizes(ranking)
+    return [
+        {path: _of_each(each, first[path], last[path], sizes[path]) for path in first}
+        for each, (first, last) in zip(ranking.when.ramps, ranking.boundaries())
+    ]
+
+
+def _of_each(each: Ramp, first: np.ndarray, last: np.ndarray, size: int) -> Ends:
+    """The ends of each row, exact whatever it was asked for."""
+    rows = zip(first.tolist(), last.tolist())
+    ends = [_row_ramp(each, a, b, size).ends(size) for a, b in rows]
+    return Ends(*(np.stack(values) for values in zip(*ends)))
 
 
 def _row_ramp(each: Ramp, first: int, last: int, size: int) -> Ramp:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -43,6 +43,8 @@ class When(NamedTuple):
         that come back start from there.
       dense: `(step) -> ` whether all weights are kept at this time; None for never.
       regrow: The exchange of connections after the first choice; None for none.
+      one_of: Several time courses that differ in their sparsities alone, and which of
+        them it is: a traced index; None if it is this one. See `one_of`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class When(NamedTuple):
     holds: bool = False
     dense: Callable[[Step], Bool[Array, ""]] | None = None
     regrow: Regrow | None = None
+    one_of: "tuple[Sequence[When], Step] | None" = None
 
     @property
     def final(self) -> float:
@@ -224,6 +227,41 @@ def sparse_evolution(
     """
     user, same = "prune.sparse_evolution", lambda step: jnp.float32(drop)
     return _exchanging(user, sparsity, steps, every, drop, "random", same, seed)
+
+
+def one_of(several: Sequence[When], index: Step) -> When:
+    """One of several time courses, of which a traced index says which.
+
+    So a grid over sparsities is one program under `jax.vmap`. The numbers of zeros are
+    those each has alone, to the last.
+
+    Args:
+      several: They differ in their sparsities alone.
+      index: From 0.
+
+    Raises:
+      ValueError: If their steps differ, or what becomes of pruned weights.
+    """
+    first = several[0]
+    for other in several:
+        if _without_sparsities(other) != _without_sparsities(first):
+            raise ValueError(
+                f"prune.one_of: {other.name} at steps {_steps(other)} and {first.name} "
+                f"at steps {_steps(first)} differ in more than their sparsity. Give "
+                "them the same steps and settings."
+            )
+    return first._replace(one_of=(tuple(several), index))
+
+
+def _without_sparsities(when: When) -> tuple[Any, ...]:
+    regrow = when.regrow and (when.regrow.by, when.regrow.seed)
+    settings = (when.name, when.end, when.monotone, when.returns, when.trains)
+    steps = [(r.begin, r.end, r.power) for r in when.ramps]
+    return (*settings, when.holds, when.at_once, steps, regrow)
+
+
+def _steps(when: When) -> list[tuple[int, int]]:
+    return [(r.begin, r.end) for r in when.ramps]
 
 
 def _exchanging(

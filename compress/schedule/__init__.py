@@ -7,6 +7,7 @@ from compress.schedule.many import Together as Together
 from compress.schedule.many import build_many_chunk as build_many_chunk
 from compress.schedule.many import together as together
 from compress.schedule.many import why_apart as why_apart
+from compress.schedule.numbers import Whose as Whose
 from compress.schedule.optimizer import build_optimizer as build_optimizer
 from compress.schedule.optimizer import learning_rate as learning_rate
 from compress.schedule.phases import Phase as Phase

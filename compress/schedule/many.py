@@ -1,11 +1,12 @@
-"""Many seeds in one program: the train step under `vmap`.
+"""Many runs in one program: the train step under `vmap`.
 
-A schedule is a pure function of its state, so seeds are one more axis of it. The step
-is not: all seeds are in the same one, and what happens at some steps only (a mask is
-chosen, an epoch starts, the teacher is asked) stays a branch that is not taken.
+A schedule is a pure function of its state and its numbers, so runs of several seeds and
+settings are one more axis of both. The step is not: all runs are in the same one, and
+what happens at some steps only (a mask is chosen, an epoch starts, the teacher is
+asked) stays a branch that is not taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,30 +24,31 @@ from compress.schedule.chunk import (
     prefers_host_loop,
     walk_of,
 )
+from compress.schedule.numbers import Whose
 from compress.schedule.phases import split_phases
 from compress.schedule.step import TrainState, build_step
 from compress.task import Batch, Task, example_inputs
 from compress.transform import State, Transform
 
-# Techniques whose memory is the same for every seed: the teacher's parameters.
+# Techniques whose memory is the same for every run: the teacher's parameters.
 _SHARED = ("distill",)
 
 
 class Together(NamedTuple):
-    """How the states of several seeds are one.
+    """How the states of several runs are one.
 
     Attributes:
-      axes: A prefix of the state: 0 where each seed has its own, None where all share.
+      axes: A prefix of the state: 0 where each run has its own, None where all share.
     """
 
     axes: TrainState
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
-        """One state with a leading axis of seeds."""
+        """One state with a leading axis of runs."""
         return self._each(lambda *xs: jnp.stack(xs), lambda first, *_: first, *states)
 
     def pick(self, state: TrainState, index: Any) -> TrainState:
-        """The state of one seed, counted from 0."""
+        """The state of one run, counted from 0."""
         return self._each(lambda x: _at(x, index), lambda x: x, state)
 
     def _each(self, own: Any, shared: Any, *states: TrainState) -> TrainState:
@@ -65,7 +67,7 @@ def _at(x: Array, index: Any) -> Array:
 
 
 def together(links: Mapping[str, Sequence[Transform]]) -> Together:
-    """How the states of runs that differ in their seed alone are put together.
+    """How the states of runs that differ in seed and numbers alone are put together.
 
     Args:
       links: The transforms of the chain, by technique; see `build_links`.
@@ -79,12 +81,12 @@ def together(links: Mapping[str, Sequence[Transform]]) -> Together:
 
 
 class _Walks(NamedTuple):
-    """The walks of several seeds through the same examples."""
+    """The walks of several runs through the same examples."""
 
     one: Walk
 
-    def order(self, keys: Array, count: Any) -> Int[Array, "seeds examples"]:
-        """The order of each seed's examples in the epoch of step `count`."""
+    def order(self, keys: Array, count: Any) -> Int[Array, "runs examples"]:
+        """The order of each run's examples in the epoch of step `count`."""
         return jax.vmap(self.one.order, (0, None))(keys, count)
 
     def starts_epoch(self, count: Any) -> Any:
@@ -92,39 +94,60 @@ class _Walks(NamedTuple):
         return self.one.starts_epoch(count)
 
     def batch(self, data: Batch, orders: Array, count: Array) -> Batch:
-        """Each seed's batch of step `count`; the data itself are there once."""
+        """Each run's batch of step `count`; the data itself are there once."""
         return jax.vmap(self.one.batch, (None, 0, None))(data, orders, count)
 
 
 def build_many_chunk(
-    config: Config, task: Task, model: Model, transform: Transform, how: Together
+    whose: Whose,
+    task: Task,
+    model: Model,
+    chain_of: Callable[[Whose], Transform],
+    how: Together,
 ) -> Chunk:
-    """`build_chunk` for a state of several seeds; its metrics have their axis last.
+    """`build_chunk` for a state of several runs; its metrics have their axis last.
 
-    Each seed is initialized, ordered and augmented as it would be alone.
+    Each run is initialized, ordered and augmented as it would be alone.
+
+    Args:
+      whose: The configs, and of which of them each run of the state is.
+      task: Of all.
+      model: In the shapes of all.
+      chain_of: The chain with the numbers of one run.
+      how: The state is put together.
     """
-    step = build_step(config, task, model, transform)
-    steps = jax.vmap(step, in_axes=(how.axes, 0), out_axes=(how.axes, 0))
-    return build_device_chunk(steps, _Walks(walk_of(config, task)), config.log_every)
+    config, index = whose.configs[0], whose.index
+
+    def step(state: TrainState, batch: Batch, index: Any) -> Any:
+        own = whose._replace(index=index)
+        return build_step(config, task, model, chain_of(own), own)(state, batch)
+
+    axes = (how.axes, 0)
+    steps = jax.vmap(step, in_axes=(*axes, 0), out_axes=axes)
+    return build_device_chunk(
+        lambda state, batch: steps(state, batch, index),
+        _Walks(walk_of(config, task)),
+        config.log_every,
+    )
 
 
 def why_apart(config: Config, task: Task, models: Sequence[Model]) -> str | None:
-    """Why seeds cannot share one program, or should not; None if they may.
+    """Why runs cannot share one program, or should not; None if they may.
 
     Args:
-      config: Of one run.
+      config: Of one run; others differ in seed and numbers alone.
       task: Its task.
-      models: As two seeds build them.
+      models: As two seeds build them, or the only one.
     """
     if config.mesh is not None:
         return "its mesh splits each run over the devices"
     if len(split_phases(config)) > 1:
         return (
             "what is removed, or pruned from inputs, between its phases is decided "
-            "seed by seed"
+            "run by run"
         )
     if isinstance(task.train, Source):
-        return "its examples are read from files, in an order of its own for each seed"
+        return "its examples are read from files, in an order of its own for each run"
     if prefers_host_loop(config, task, models[0]):
         return "its convolutions are several times slower inside a loop on a CPU"
     if not _same_function(models, example_inputs(task, config.batch_size)):

@@ -20,11 +20,15 @@ PruningStage = tuple[int, int, Prune]
 _POWERS = {"cubic": 3.0, "linear": 1.0}
 
 
-def connections(stages: Sequence[PruningStage]) -> Transform:
-    """One transform for all stages that prune single connections."""
-    first = stages[0][2]
+def connections(first: Prune, when: prune.When) -> Transform:
+    """One transform for all stages that prune single connections.
+
+    Args:
+      first: The setting of the first of them; others differ in their sparsity.
+      when: See `when`.
+    """
     return prune.connections(
-        _when(stages),
+        when,
         score=first.score,
         pattern=_pattern(first),
         scope=first.scope,
@@ -44,7 +48,8 @@ def _sparsity(setting: Prune) -> float:
     return 1 - pair[0] / pair[1] if pair else setting.sparsity or 0.0
 
 
-def _when(stages: Sequence[PruningStage]) -> Any:
+def when(stages: Sequence[PruningStage]) -> prune.When:
+    """The time course of the masks over all stages that prune."""
     start, length, setting = stages[0]
     steps, every = (start, _end(start, length, setting.until)), setting.every
     target = _sparsity(setting)
@@ -185,7 +190,7 @@ def paths_to_prune(setting: Prune, model: Model, inputs: Sequence[Any]) -> list[
       ValueError: If a pattern matches nothing, or does not fit an axis.
     """
     like = setting.model_copy(update={"score": "magnitude", "scope": "uniform"})
-    transform = connections([(1, 1, like)])
+    transform = connections(like, when([(1, 1, like)]))
 
     def masks(params: PyTree) -> Any:
         sites = find_sites(model.predictor(), params, *inputs)

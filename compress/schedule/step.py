@@ -13,6 +13,7 @@ from compress.annotations import Array, PyTree
 from compress.config import Config
 from compress.promotion import default_promotion
 from compress.schedule.gradient import build_gradient
+from compress.schedule.numbers import Whose
 from compress.schedule.optimizer import build_optimizer, learning_rate
 from compress.task import Batch, Task, example_inputs
 from compress.transform import State, Transform
@@ -57,10 +58,22 @@ def init_state(
 
 
 def build_step(
-    config: Config, task: Task, model: Model, transform: Transform
+    config: Config,
+    task: Task,
+    model: Model,
+    transform: Transform,
+    whose: Whose | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The pure train step: `(state, batch) -> (state, metrics)`."""
-    optimizer, rate = build_optimizer(config), learning_rate(config)
+    """The pure train step: `(state, batch) -> (state, metrics)`.
+
+    Args:
+      config: The run.
+      task: Its task.
+      model: In the shapes of this phase.
+      transform: The chain of this phase.
+      whose: The numbers of learning rates; by default those of the config.
+    """
+    optimizer, rate = build_optimizer(config, whose), learning_rate(config, whose)
     gradient = build_gradient(config, task, model, transform)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:

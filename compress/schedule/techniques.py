@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from compress import distill, prune, quantize
 from compress.annotations import Array, PyTree
-from compress.config import Config, Distill, PostTraining
+from compress.config import NUMBERS, Config, Distill, PostTraining
 from compress.schedule import pruning
+from compress.schedule.numbers import Whose
 from compress.schedule.phases import (
     Phase,
     prunes_from_inputs,
@@ -32,12 +33,14 @@ class Here(NamedTuple):
       groups: Of the network as it is in this phase; needed if units are masked in it.
       bops: What counts bit operations there; needed for a budget of them.
       masks: What was pruned from inputs, by path; None before that.
+      whose: The numbers of the chain; by default those of the config.
     """
 
     phase: Phase
     groups: Groups | None = None
     bops: Any = None
     masks: Mapping[str, Array] | None = None
+    whose: Whose | None = None
 
 
 def build_links(
@@ -73,14 +76,20 @@ def _prune(
 ) -> list[Transform]:
     if here.masks is not None:
         return [prune.fixed(here.masks)]
-    active = [
-        (start, stage.steps, stage.prune)
-        for start, stage in zip(starts, config.stages)
-        if stage.prune is not None
-    ]
+    active = _pruning_stages(config)
     if not active or prunes_from_inputs(active[0][2]):
         return []
-    return [pruning.connections(active)]
+    whose = here.whose or Whose([config])
+    when = whose.pick(lambda c: pruning.when(_pruning_stages(c)), prune.one_of)
+    return [pruning.connections(active[0][2], when)]
+
+
+def _pruning_stages(config: Config) -> list[pruning.PruningStage]:
+    return [
+        (start, stage.steps, stage.prune)
+        for start, stage in zip(stage_starts(config), config.stages)
+        if stage.prune is not None
+    ]
 
 
 def _shrink(
@@ -135,16 +144,22 @@ def _distill(
         return []
     if teacher is None:
         raise ValueError("the schedule distills, but there is no teacher.")
+    whose = here.whose or Whose([config])
     return [
         distill.soft_targets(
-            teacher,
-            temperature=setting.temperature,
-            soft_weight=setting.soft_weight,
-            hard_weight=setting.hard_weight,
-            steps=steps,
+            teacher, **_numbers(whose, starts.index(steps[0][0])), steps=steps
         )
-        for setting, steps in windows.items()
+        for steps in windows.values()
     ]
+
+
+def _numbers(whose: Whose, index: int) -> dict[str, Any]:
+    """Temperature and weights of a stage that distills."""
+
+    def number(name: str) -> Any:
+        return whose.number(lambda c: getattr(c.stages[index].distill, name))
+
+    return {name: number(name) for name in NUMBERS["distill"]}
 
 
 # In the order of the chain: connections, units, and what is quantized comes last.

@@ -16,9 +16,9 @@ from compress.train.evaluate import evaluate as evaluate
 from compress.train.loop import Trained as Trained
 from compress.train.loop import finished as finished
 from compress.train.loop import train as train
-from compress.train.many import Place as Place
 from compress.train.many import adopt as adopt
 from compress.train.many import train_many as train_many
+from compress.train.members import Place as Place
 from compress.train.metrics import input_records as input_records
 from compress.train.phases import Entered as Entered
 from compress.train.phases import Job as Job

@@ -1,8 +1,8 @@
-"""Trains several seeds of one config in one program.
+"""Trains several runs in one program: of several seeds, and of several numbers.
 
-Each seed ends up in a folder like that of its own run: metrics, provenance and its last
+Each run ends up in a folder like that of its own: metrics, provenance and its last
 checkpoint. On the way there one folder holds the checkpoints of all; it goes when every
-seed is done.
+run is done.
 """
 
 import contextlib
@@ -11,20 +11,24 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 import compress.transform as transforms
-from compress.config import Config, config_hash
-from compress.files import write_json, write_text
+from compress.config import numbers_of, with_numbers
+from compress.files import write_text
 from compress.schedule import (
+    Here,
     Together,
     TrainState,
+    Whose,
     build_many_chunk,
+    build_transform,
     stage_starts,
     together,
 )
@@ -38,150 +42,170 @@ from compress.train.between import (
     summarized,
 )
 from compress.train.boundaries import write_boundaries
-from compress.train.checkpoints import CheckpointError, Checkpoints
-from compress.train.checks import check_data, check_phases
+from compress.train.checkpoints import Checkpoints
+from compress.train.checks import check_data, check_phases, state_shapes
 from compress.train.directory import claimed, write_provenance
 from compress.train.evaluate import evaluate
 from compress.train.loop import Trained, finished
+from compress.train.members import MEMBERS, Member, Place, member_of, members_of
 from compress.train.metrics import MetricsLog
-from compress.train.phases import Entered, Job, first_phase, run_key, start, with_arrays
-from compress.train.provenance import data_hash
+from compress.train.phases import Job, first_phase, run_key, start
 from compress.train.restore import newest_good, open_checkpoints
 from compress.train.signals import Terminated
+from compress.transform import Transform
 
-_MEMBERS = "group.json"
-
-
-class Place(NamedTuple):
-    """Where a seed's run goes.
-
-    Attributes:
-      config: Its config; those of one group differ in nothing that is trained.
-      directory: Its own.
-    """
-
-    config: Config
-    directory: pathlib.Path
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 def train_many(
-    places: Mapping[int, Place],
+    places: Mapping[_Key, Place],
     task: Task,
     group: pathlib.Path,
     *,
     teacher: Teacher | None = None,
-) -> dict[int, Trained | Exception]:
-    """Trains one model per seed, all in one compiled program.
+) -> dict[_Key, Trained | Exception]:
+    """Trains one model per place, all in one compiled program.
 
     What a killed process left is gone on with: from the group's newest checkpoint, or,
-    for a seed that was trained to its end, from its own.
+    for a run that was trained to its end, from its own.
 
     Args:
-      places: By seed. Their configs have one phase; see `compress.schedule.why_apart`.
+      places: The runs. Their configs have one phase and the same `program_hash`; see
+        `compress.schedule.why_apart`.
       task: Of all.
       group: A directory for the time of training.
       teacher: What to distill from.
 
     Returns:
-      By seed, the finished run, or why it failed: a seed whose loss stops being finite
-      does not stop the others.
+      The finished runs, or why they failed: a run whose loss stops being finite, or
+      whose numbers do not suit the model, does not stop the others.
 
     Raises:
       RunError: If a directory is in use by another process.
       CheckpointError: If one holds checkpoints of another config.
     """
-    first = next(iter(places.values())).config
-    check_data(first, task)
-    done: dict[int, Trained | Exception] = {
-        seed: run
-        for seed, place in places.items()
-        if (run := finished(place.config, task, place.directory, seed=seed,
-                            teacher=teacher)) is not None
-    }  # fmt: skip
-    left = [seed for seed in places if seed not in done]
+    done: dict[_Key, Trained | Exception] = {}
+    problems: dict[str, Exception | None] = {}
+    for key, place in places.items():
+        own = str(numbers_of(place.config))
+        run = finished(
+            place.config, task, place.directory, seed=place.seed, teacher=teacher
+        )
+        if run is None and own not in problems:
+            problems[own] = _problem(place, task, teacher)
+        result = problems[own] if run is None else run
+        if result is not None:
+            done[key] = result
+    left = {key: place for key, place in places.items() if key not in done}
     if left:
-        job = Job(first, task, teacher, left[0])
-        entered = check_phases(job)[0]
-        with claimed(group):
-            members = _members(group, first, task, left)
-            done.update(_Group(job, entered, members, places, group).trained())
-        shutil.rmtree(group)
-    return {seed: _of_one_program(done[seed], done) for seed in places}
+        done |= _trained(left, task, group, teacher)
+    return _of_one_program(places, done)
 
 
-def _of_one_program(run: Trained | Exception, runs: Mapping[int, Any]) -> Any:
-    """The run with the functions of the first: what uses them is compiled once."""
-    if isinstance(run, Exception):
-        return run
-    like = next(r for r in runs.values() if isinstance(r, Trained))
-    model = run.model._replace(forward=like.model.forward)
-    return run._replace(model=model, transform=like.transform)
+def _problem(place: Place, task: Task, teacher: Teacher | None) -> Exception | None:
+    """What of a run's own numbers does not suit the model."""
+    check_data(place.config, task)
+    job = Job(place.config, task, teacher, place.seed)
+    try:
+        state_shapes(job, first_phase(job))
+    except ValueError as error:
+        return error
+    return None
 
 
-def _members(
-    group: pathlib.Path, config: Config, task: Task, seeds: Sequence[int]
-) -> list[int]:
-    """The seeds that are trained: those of the group's checkpoints, if it has some."""
-    identity = f"config {config_hash(config)[:16]}, data {data_hash(task)[:16]}"
-    path = group / _MEMBERS
-    if path.exists():
-        known = json.loads(path.read_text())
-        if known["identity"] != identity:
-            raise CheckpointError(
-                f"{group}: made by another config or data:\n"
-                f"  there: {known['identity']}\n  here:  {identity}\n"
-                "Go back to those, or choose another --workdir."
-            )
-        if set(seeds) <= set(known["seeds"]):
-            return known["seeds"]
-        # Of other seeds: these here begin together.
-        shutil.rmtree(group / "checkpoints", ignore_errors=True)
-    write_json(path, {"identity": identity, "seeds": list(seeds)})
-    return list(seeds)
+def _trained(
+    places: Mapping[_Key, Place],
+    task: Task,
+    group: pathlib.Path,
+    teacher: Teacher | None,
+) -> dict[_Key, Trained | Exception]:
+    first = next(iter(places.values()))
+    job = Job(first.config, task, teacher, first.seed)
+    check_phases(job)
+    wanted = [member_of(place) for place in places.values()]
+    with claimed(group):
+        members = members_of(group, first.config, task, wanted)
+        at = {key: members.index(m) for key, m in zip(places, wanted)}
+        own = {at[key]: place for key, place in places.items()}
+        runs = _Group(job, members, own, group).trained()
+    shutil.rmtree(group)
+    return {key: runs[at[key]] for key in places}
+
+
+def _of_one_program(
+    places: Mapping[_Key, Place], runs: Mapping[_Key, Trained | Exception]
+) -> dict[_Key, Trained | Exception]:
+    """The runs with the functions of the first: what uses them is compiled once."""
+    found: dict[_Key, Trained | Exception] = {}
+    transforms_of: dict[str, Transform] = {}
+    forward = None
+    for key, place in places.items():
+        run = runs[key]
+        if isinstance(run, Trained):
+            forward = forward or run.model.forward
+            # Those of other numbers say so in their plans.
+            own = str(numbers_of(place.config))
+            transform = transforms_of.setdefault(own, run.transform)
+            model = run.model._replace(forward=forward)
+            run = run._replace(model=model, transform=transform)
+        found[key] = run
+    return found
 
 
 class _Group:
-    """Several seeds, from their restored or first state to their last."""
+    """Several runs, from their restored or first state to their last.
+
+    Runs are counted as the members are; those of `places` are wanted.
+    """
 
     def __init__(
         self,
         job: Job,
-        entered: Entered,
-        seeds: Sequence[int],
+        members: Sequence[Member],
         places: Mapping[int, Place],
         directory: pathlib.Path,
     ) -> None:
         self.job, self.config, self.task = job, job.config, job.task
-        self.entered, self.seeds = entered, list(seeds)
-        self.places = {seed: places[seed] for seed in seeds if seed in places}
-        self.directory = directory
+        self.members, self.places, self.directory = members, places, directory
+        numbers = list({str(m.numbers): m.numbers for m in members}.values())
+        self.which = [numbers.index(member.numbers) for member in members]
+        self.jobs = [
+            job._replace(config=with_numbers(job.config, own)) for own in numbers
+        ]
+        self.entered = [first_phase(job) for job in self.jobs]
+        self.model = self.entered[0].model
         self.starts = stage_starts(job.config)
-        self.how: Together = together(entered.links)
+        self.how: Together = together(self.entered[0].links)
         self.failed: dict[int, Exception] = {}
+        configs = [job.config for job in self.jobs]
+        whose = Whose(configs, jnp.asarray(self.which, jnp.int32))
         self.chunk = build_many_chunk(
-            job.config, job.task, entered.model, entered.transform, self.how
+            whose, job.task, self.model, self._chain_of, self.how
         )
         self.predict = jax.jit(self._predict)
         self.pick = jax.jit(self.how.pick)
 
+    def _chain_of(self, whose: Whose) -> Transform:
+        here = Here(self.entered[0].phase, whose=whose)
+        return build_transform(self.config, self.job.teacher, here)
+
     def _predict(self, state: TrainState, index: Any, *inputs: Any) -> Any:
-        model, transform = self.entered.model, self.entered.transform
         one = self.how.pick(state, index)
-        compressed = transforms.apply(model.forward, transform)
+        compressed = transforms.apply(self.model.forward, self.entered[0].transform)
         return compressed(one.params, one.compression, one.model_state, *inputs)[0]
 
     def _start(self) -> TrainState:
-        """The state in which each seed would start alone."""
+        """The state in which each run would start alone."""
         states = []
-        for seed in self.seeds:
-            job = self.job._replace(seed=seed)
-            model = first_phase(job).model
-            entered = with_arrays(self.entered, model.params, model.model_state)
+        for member, which in zip(self.members, self.which):
+            job = self.jobs[which]._replace(seed=member.seed)
+            model = first_phase(job).model._replace(forward=self.model.forward)
+            entered = self.entered[which]._replace(model=model)
             states.append(start(job, entered, run_key(job)))
         return self.how.stack(states)
 
     def trained(self) -> dict[int, Trained | Exception]:
-        """Trains to the end; each seed's last checkpoint is in its own directory."""
+        """Trains to the end; each run's last checkpoint is in its own directory."""
         with contextlib.ExitStack() as stack:
             for place in self.places.values():
                 stack.enter_context(claimed(place.directory))
@@ -197,21 +221,21 @@ class _Group:
             self.started = time.monotonic() - self._seconds_before(begin)
             terminated = stack.enter_context(Terminated())
             logs = {
-                seed: stack.enter_context(MetricsLog(p.directory, resumed_at=begin))
-                for seed, p in self.places.items()
+                run: stack.enter_context(MetricsLog(p.directory, resumed_at=begin))
+                for run, p in self.places.items()
             }
             state = self._to_the_end(state, checkpoints, logs, terminated)
             seconds = self.seconds
-            return {seed: self._finish(seed, state, seconds) for seed in self.places}
+            return {run: self._finish(run, state, seconds) for run in self.places}
 
     def _write_provenance(self, *, begins: bool) -> None:
-        for seed, (config, directory) in self.places.items():
+        for place in self.places.values():
             write_provenance(
-                directory,
-                config,
+                place.directory,
+                place.config,
                 self.task,
-                seed,
-                program_seeds=self.seeds,
+                place.seed,
+                program_seeds=[member.seed for member in self.members],
                 begins=begins,
             )
 
@@ -227,18 +251,18 @@ class _Group:
         return Checkpoints(
             self.directory / "checkpoints",
             keep=self.config.keep_checkpoints,
-            identity=(self.directory / _MEMBERS).read_text(),
+            identity=(self.directory / MEMBERS).read_text(),
         )
 
     def _seconds_before(self, step: int) -> float:
         """What earlier processes spent on the steps that are not done again, in all."""
         first = next(iter(self.places.values()))
-        return seconds_before(first.directory, step) * len(self.seeds)
+        return seconds_before(first.directory, step) * len(self.members)
 
     @property
     def seconds(self) -> float:
-        """Each seed's share of the time spent."""
-        return (time.monotonic() - self.started) / len(self.seeds)
+        """Each run's share of the time spent."""
+        return (time.monotonic() - self.started) / len(self.members)
 
     def _to_the_end(
         self,
@@ -267,17 +291,15 @@ class _Group:
     def _check(
         self, step: int, count: int, metrics: Mapping[str, Any]
     ) -> dict[int, dict[str, float]]:
-        """By seed the metrics of a chunk; one whose loss is not finite has failed."""
+        """By run the metrics of a chunk; one whose loss is not finite has failed."""
         host = {name: np.asarray(x)[:count] for name, x in metrics.items()}
         found = {}
-        for index, seed in enumerate(self.seeds):
-            own = {name: x[:, index] for name, x in host.items()}
-            if seed in self.places and seed not in self.failed:
-                place = self.places[seed]
-                error = not_finite(*place, seed, step, own["loss"])
-                if error is not None:
-                    self.failed[seed] = error
-            found[seed] = summarized(own)
+        for run, place in self.places.items():
+            own = {name: x[:, run] for name, x in host.items()}
+            error = not_finite(*place, step, own["loss"])
+            if error is not None and run not in self.failed:
+                self.failed[run] = error
+            found[run] = summarized(own)
         return found
 
     def _record(
@@ -289,40 +311,38 @@ class _Group:
         logs: Mapping[int, MetricsLog],
     ) -> None:
         stage, seconds = stage_name(self.config, step - 1), round(self.seconds, 3)
-        for index, seed in enumerate(self.seeds):
-            if seed not in self.places or seed in self.failed:
+        for run in self.places:
+            if run in self.failed:
                 continue
-            own = dict(values[seed])
+            own = dict(values[run])
             if due:
                 data = self.task.validation or self.task.test
-                predict = self._predictor(state, index)
+                predict = self._predictor(state, run)
                 own["eval_score"] = evaluate(predict, self.task, data).score
-            logs[seed].write(step, stage=stage, seconds=seconds, **own)
+            logs[run].write(step, stage=stage, seconds=seconds, **own)
 
-    def _predictor(self, state: TrainState, index: int) -> Callable[..., Any]:
-        return lambda *inputs: self.predict(state, index, *inputs)
+    def _predictor(self, state: TrainState, run: int) -> Callable[..., Any]:
+        return lambda *inputs: self.predict(state, run, *inputs)
 
     def _finish(
-        self, seed: int, state: TrainState, seconds: float
+        self, run: int, state: TrainState, seconds: float
     ) -> Trained | Exception:
-        """The run of one seed, saved as if it had been alone."""
-        if seed in self.failed:
-            return self.failed[seed]
-        own = self.pick(state, self.seeds.index(seed))
-        entered, place = self.entered, self.places[seed]
+        """A run, saved as if it had been alone."""
+        if run in self.failed:
+            return self.failed[run]
+        own = self.pick(state, run)
+        transform, place = self.entered[self.which[run]].transform, self.places[run]
         try:
-            transforms.check(entered.transform, own.params, own.compression)
+            transforms.check(transform, own.params, own.compression)
         except transforms.ContractError as error:
             return error
-        save_last(place, self.task, seed, own)
-        model = entered.model._replace(params=own.params, model_state=own.model_state)
+        save_last(place, self.task, own)
+        model = self.model._replace(params=own.params, model_state=own.model_state)
         compilations = self.chunk.compilations()
-        return Trained(own, model, entered.transform, seconds, compilations, ())
+        return Trained(own, model, transform, seconds, compilations, ())
 
 
-def adopt(
-    trained: Trained, source: pathlib.Path, place: Place, task: Task, seed: int
-) -> None:
+def adopt(trained: Trained, source: pathlib.Path, place: Place, task: Task) -> None:
     """Makes a directory that of a run which another config has made: the same training.
 
     Args:
@@ -330,7 +350,6 @@ def adopt(
       source: Its directory.
       place: Of the config that differs in nothing that is trained.
       task: Of both.
-      seed: Of both.
     """
     with claimed(place.directory):
         run = json.loads((source / "run.json").read_text())
@@ -338,7 +357,7 @@ def adopt(
             place.directory,
             place.config,
             task,
-            seed,
+            place.seed,
             program_seeds=run.get("program_seeds"),
             begins=True,
         )
@@ -346,11 +365,12 @@ def adopt(
         write_text(place.directory / "metrics.jsonl", log)
         if trained.boundaries:
             write_boundaries(place.directory, trained.boundaries)
-        save_last(place, task, seed, trained.state)
+        save_last(place, task, trained.state)
 
 
-def save_last(place: Place, task: Task, seed: int, state: TrainState) -> None:
-    """Saves the state after the last step as the checkpoint of a seed's own run."""
-    step = stage_starts(place.config)[-1]
-    with open_checkpoints(place.config, task, place.directory, seed) as checkpoints:
+def save_last(place: Place, task: Task, state: TrainState) -> None:
+    """Saves the state after the last step as the checkpoint of a run of its own."""
+    config, directory, seed = place
+    step = stage_starts(config)[-1]
+    with open_checkpoints(config, task, directory, seed) as checkpoints:
         checkpoints.save(step, state)

@@ -23,5 +23,6 @@ from compress.transform.chain import update as update
 from compress.transform.interface import State as State
 from compress.transform.interface import Transform as Transform
 from compress.transform.interface import Update as Update
+from compress.transform.ramps import Ends as Ends
 from compress.transform.ramps import Ramp as Ramp
 from compress.transform.ramps import ramp as ramp

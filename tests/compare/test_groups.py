@@ -18,8 +18,10 @@ import compress.compare.groups as groups
 from compress.compare import compare
 from compress.compare.groups import Group, groups_of, run_group
 from compress.config import Config, row_config
+from compress.data import Source
 from compress.report import load_compare
 from compress.train.metrics import read_metrics
+from tests import tiny
 from tests.compare import configs
 from tests.compare.test_grid import in_this_process
 
@@ -64,6 +66,68 @@ def test_rows_that_differ_in_their_export_are_one_group() -> None:
 def test_seeds_that_cannot_be_trained_together_are_groups_of_their_own() -> None:
     found = groups_of(configs_of(), SEEDS, {"float": "of its convolutions"})
     assert [group.seeds for group in found] == [(0,), (1,)]
+
+
+def sparser(name: str, sparsity: float, use: Any = ("prune",)) -> dict[str, Any]:
+    changes = {"stages[1].prune.sparsity": sparsity}
+    return {"name": name, "use": list(use), "set": changes}
+
+
+def test_rows_that_differ_in_numbers_are_one_group_of_at_most_so_many_runs() -> None:
+    other = {"name": "longer", "use": ["prune"], "set": {"stages[0].steps": 11}}
+    rows = [FLOAT, sparser("0.7", 0.7), other, PTQ, sparser("0.8", 0.8)]
+
+    names = ("float", "P + PTQ", "0.7", "0.8")
+    found = groups_of(configs_of(rows=rows, vmap_seeds=6), SEEDS, {})
+    assert found == [Group(names, SEEDS), Group(("longer",), SEEDS)]
+    # Five runs are two rows; a row at a time where there are more seeds than runs.
+    found = groups_of(configs_of(rows=rows, vmap_seeds=5), SEEDS, {})
+    assert [g.rows for g in found] == [names[:3], ("0.8",), ("longer",)]
+    found = groups_of(configs_of(rows=rows, vmap_seeds=2), (0, 1, 2), {})
+    assert [g.seeds for g in found] == [(0, 1), (2,)] * 4
+
+
+@pytest.mark.parametrize(("most", "apart"), [(1, ()), (6, ("float", "0.7", "0.8"))])
+def test_rows_of_other_numbers_are_groups_of_their_own_unless_they_may_join(
+    most: int, apart: Any
+) -> None:
+    rows = [FLOAT, sparser("0.7", 0.7), PTQ, sparser("0.8", 0.8)]
+    reasons = dict.fromkeys(apart, "of the weather")
+    found = groups_of(configs_of(rows=rows, vmap_seeds=most), (0,), reasons)
+    assert [g.rows for g in found] == [("float", "P + PTQ"), ("0.7",), ("0.8",)]
+
+
+@pytest.mark.slow
+def test_rows_of_one_program_have_their_own_results(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "train", None)  # of single runs
+    rows = configs_of(rows=[FLOAT, sparser("sparser", 0.75)])
+    cells = [(row, 0) for row in rows]
+    for row, _, outcome in run_group(rows, cells, tmp_path):
+        assert not isinstance(outcome, Exception), outcome
+        folder = tmp_path / groups.cell_folder(row, 0)
+        written = json.loads((folder / "config.json").read_text())
+        (sparsity,) = (s["prune"]["sparsity"] for s in written["stages"] if s["prune"])
+        assert sparsity == (0.75 if row == "sparser" else 0.5)
+        weights = compress.load(folder / "artifact").weights
+        zeros = [(w == 0).mean() for name, w in weights.items() if "kernel" in name]
+        assert np.mean(zeros) == pytest.approx(sparsity, abs=0.15)
+        last = read_metrics(folder / "metrics.jsonl")[-1]
+        assert last["sparsity"] == pytest.approx(sparsity, abs=0.01)
+    assert list((tmp_path / ".groups").iterdir()) == []
+
+
+def test_rows_of_one_seed_may_be_trained_together_unless_something_forbids_it() -> None:
+    rows = configs_of(rows=[FLOAT, sparser("0.7", 0.7), PTQ])
+    task = tiny.task()
+    assert groups.reasons_apart(rows, (0,), task) == {}
+    files = task._replace(train=Source(lambda index: {}, 70, "tiny"))
+    reasons = groups.reasons_apart(rows, (0,), files)
+    assert set(reasons) == set(rows) and "from files" in reasons["0.7"]
+    # One training alone shares a program with nothing.
+    alone = {name: rows[name] for name in ("float", "P + PTQ")}
+    assert groups.reasons_apart(alone, (0,), files) == {}
 
 
 def test_units_whose_cost_depends_on_the_export_are_trained_again() -> None:
@@ -186,7 +250,7 @@ def test_a_comparison_says_why_seeds_were_trained_one_by_one(
     config = configs.comparison(rows=[FLOAT], seeds=SEEDS, vmap_seeds=2)
     compare(config, tmp_path, say=lambda line: None)
     (note,) = load_compare(tmp_path).notes
-    assert note == "float: seeds were trained one by one, since of the weather."
+    assert note == "float: runs were trained one by one, since of the weather."
 
 
 def test_the_number_of_seeds_in_one_program_makes_no_other_run() -> None:

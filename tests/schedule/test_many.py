@@ -12,6 +12,7 @@ import compress
 from compress.config import parse_config
 from compress.data import Source
 from compress.schedule import (
+    Whose,
     build_chunk,
     build_links,
     build_many_chunk,
@@ -46,7 +47,8 @@ def prepared() -> Any:
     ]
     how = together(links)
     one = build_chunk(CONFIG, task, models[0], transform)
-    many = build_many_chunk(CONFIG, task, models[0], transform, how)
+    whose = Whose([CONFIG], jnp.zeros(len(SEEDS), jnp.int32))
+    many = build_many_chunk(whose, task, models[0], lambda whose: transform, how)
     return how, states, dict(task.train), one, many
 
 

@@ -1,7 +1,9 @@
 """Seeds trained in one program: each is the run it would have been alone."""
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -46,7 +48,7 @@ SEEDS = (0, 3, 5)
 
 
 def places(root: pathlib.Path, config: Any = SHORT, seeds: Any = SEEDS) -> Any:
-    return {seed: Place(config, root / f"seed{seed}") for seed in seeds}
+    return {seed: Place(config, root / f"seed{seed}", seed) for seed in seeds}
 
 
 def short(root: pathlib.Path, task: Any = None, **settings: Any) -> Any:
@@ -114,8 +116,9 @@ def test_what_is_finished_is_restored_and_not_trained_again(
     assert len({id(run.transform.init) for run in again.values()}) == 1
 
 
-def killed(root: pathlib.Path, step: int, monkeypatch: Any, **settings: Any) -> None:
-    """A group whose process is gone when it reaches a step."""
+@contextlib.contextmanager
+def stopped_at(step: int, monkeypatch: Any) -> Iterator[None]:
+    """The process of a group is gone when it reaches a step."""
     record = many._Group._record
 
     def stop(self: Any, now: int, *rest: Any) -> None:
@@ -125,8 +128,13 @@ def killed(root: pathlib.Path, step: int, monkeypatch: Any, **settings: Any) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(many._Group, "_record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            short(root, **settings)
+        yield
+
+
+def killed(root: pathlib.Path, step: int, monkeypatch: Any, **settings: Any) -> None:
+    """A group whose process is gone when it reaches a step."""
+    with stopped_at(step, monkeypatch), pytest.raises(KeyboardInterrupt):
+        short(root, **settings)
 
 
 def program_seeds(directory: pathlib.Path) -> list[int]:
