@@ -185,6 +185,7 @@ class _Group:
         with contextlib.ExitStack() as stack:
             for place in self.places.values():
                 stack.enter_context(claimed(place.directory))
+            terminated = stack.enter_context(Terminated())
             checkpoints = stack.enter_context(self._checkpoints())
             self._write_provenance(begins=checkpoints.latest is None)
             state = self._start()
@@ -195,7 +196,6 @@ class _Group:
             state = jax.device_put(state, jax.devices()[0])
             begin = int(state.compression.step)
             self.started = time.monotonic() - self._seconds_before(begin)
-            terminated = stack.enter_context(Terminated())
             logs = {
                 seed: stack.enter_context(MetricsLog(p.directory, resumed_at=begin))
                 for seed, p in self.places.items()
