@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import compress
-from compress.compare.pool import run_jobs
 from compress.data import Source
 from compress.train.metrics import read_metrics
 from tests import tiny
@@ -157,12 +156,3 @@ def test_a_second_sigterm_ends_the_parent_while_the_worker_still_saves(
     assert process.wait(timeout=2) == -signal.SIGTERM
     assert not (tmp_path / "saved").exists()
     wait_until((tmp_path / "saved").exists)
-
-
-def _raises() -> None:
-    raise ValueError("of the job")
-
-
-def test_what_a_job_raises_still_reaches_the_caller(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="of the job"):
-        list(run_jobs(_raises, [()], workers=1, cache=tmp_path))
