@@ -149,10 +149,10 @@ def stubborn(folder: str) -> None:
 def test_a_second_sigterm_ends_the_parent_while_the_worker_still_saves(
     tmp_path: pathlib.Path,
 ) -> None:
-    process = started(STUBBORN, tmp_path)
-    for name in ("began", "told"):
-        wait_until((tmp_path / name).exists)
-        process.terminate()
-    assert process.wait(timeout=2) == -signal.SIGTERM
-    assert not (tmp_path / "saved").exists()
-    wait_until((tmp_path / "saved").exists)
+    with started(STUBBORN, tmp_path) as process:
+        for name in ("began", "told"):
+            wait_until((tmp_path / name).exists)
+            process.terminate()
+        assert process.wait(timeout=2) == -signal.SIGTERM
+        assert not (tmp_path / "saved").exists()
+        wait_until((tmp_path / "saved").exists)
