@@ -206,9 +206,10 @@ def _check(reference: str, task: Task) -> None:
         parts["validation"] = task.validation
     for name, data in parts.items():
         batch = shapes_of(data) if isinstance(data, Source) else data
-        sizes = {field: len(array) for field, array in batch.items()}
         if isinstance(data, Source):
             sizes = dict.fromkeys(batch, len(data))
+        else:
+            sizes = {field: len(array) for field, array in batch.items()}
         if len(set(sizes.values())) != 1 or 0 in sizes.values():
             raise TaskError(
                 f"task {reference!r}: the fields of {name} have {sizes} examples; they "

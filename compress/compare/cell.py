@@ -101,9 +101,10 @@ def ship_cell(
     """Exports and measures a trained model: the second half of `run_cell`."""
     state = shipping.state(task, trained, seed)
     result = _ship(shipping, task, trained, state, directory, seed)
-    write_json(directory / RESULT, result)
+    # Before the result: a cell with an error has failed, whatever lies beside it.
     for name in ("error.json", "traceback.txt"):
         (directory / name).unlink(missing_ok=True)
+    write_json(directory / RESULT, result)
     return result
 
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +21,10 @@ from compress.compare.groups import (
     run_group,
     write_error,
 )
-from compress.compare.latency import measure_rows
+from compress.compare.latency import LATENCY, measure_rows
 from compress.compare.pool import WorkerDied, run_jobs
-from compress.compare.sensitivity import measure_sensitivity
-from compress.compare.teachers import train_teachers
+from compress.compare.sensitivity import SENSITIVITY, measure_sensitivity
+from compress.compare.teachers import TeacherError, train_teachers
 from compress.config import (
     Config,
     Row,
@@ -36,7 +37,7 @@ from compress.files import write_json
 from compress.machine import num_usable_cpus
 from compress.report import score_text
 from compress.task import Task, load_task
-from compress.train import check_schedule, data_hash, versions
+from compress.train import RunError, check_schedule, data_hash, versions
 from compress.train.directory import InUseError, claimed
 
 Cell = tuple[str, int]  # row and seed
@@ -150,15 +151,16 @@ def run_cells(
     rows = _configs(config)
     task = load_task(config.task, config.data)
     apart = {} if alone else reasons_apart(rows, config.seeds, task)
-    notes = late_seeds(config, declared["seeds"])
-    notes += train_teachers(config, directory, say)
+    taught, untaught = train_teachers(config, directory, say)
+    notes = [*late_seeds(config, declared["seeds"]), *taught]
     for row, why in apart.items():
         notes.append(f"{row}: runs were trained one by one, since {why}.")
     _write_settings(config, directory, declared["contrasts"], notes)
     groups = groups_of(rows, config.seeds, apart)
     if alone:
         groups = [Group((row,), (seed,)) for row, seed in cells]
-    return _run(rows, directory, _work(groups, cells), total, workers, say)
+    work = _work(groups, cells)
+    return _run(rows, directory, work, untaught, total, workers, say)
 
 
 def _work(
@@ -175,16 +177,24 @@ def measure_latency(
 ) -> None:
     """Times an artifact of each row, all in one worker process.
 
-    Raises:
-      CellError: If it dies.
+    What cannot be measured is said, and written down for the report.
     """
     say("measuring the latency of all artifacts, side by side, on one core")
-    first = {row.name: cell_folder(row.name, config.seeds[0]) for row in _rows(config)}
-    job = (_dumped(config), str(directory), first)
-    cache = directory / ".programs"
-    for _, result in run_jobs(_measure_job, [job], workers=1, cache=cache):
-        if isinstance(result, WorkerDied):
-            raise result
+    for name in (LATENCY, SENSITIVITY):  # of earlier artifacts
+        (directory / name).unlink(missing_ok=True)
+    seeds: dict[str, int] = {}
+    for row, seed in cells_of(config):
+        if (directory / cell_folder(row, seed) / RESULT).exists():
+            seeds.setdefault(row, seed)
+    job = (_dumped(config), str(directory), seeds)
+    cache, path = directory / ".programs", directory / "compare.json"
+    for _, notes in run_jobs(_measure_job, [job], workers=1, cache=cache):
+        if isinstance(notes, WorkerDied):
+            notes = [f"Latency could not be measured: {notes}"]
+        for note in notes:
+            say(note)
+        settings = json.loads(path.read_text())
+        write_json(path, {**settings, "unmeasured": notes})
 
 
 def _rows(config: Config) -> tuple[Row, ...]:
@@ -233,6 +243,7 @@ def _run(
     rows: Mapping[str, Config],
     directory: pathlib.Path,
     work: Sequence[tuple[Group, list[Cell]]],
+    untaught: Mapping[str, TeacherError],
     total: int,
     workers: int | None,
     say: Callable[[str], None],
@@ -244,12 +255,20 @@ def _run(
     jobs = [
         ({row: dumped[row] for row in group.rows}, cells, str(directory))
         for group, cells in work
+        if group.rows[0] not in untaught  # the rows of a group learn from the same one
+    ]
+    known = [
+        _failed(untaught[row], (row, seed), directory)
+        for _, cells in work
+        for row, seed in cells
+        if row in untaught
     ]
     on_cpu = jax.default_backend() == "cpu"
     # An accelerator is used by one process at a time; cores are shared out.
     count = workers or (num_usable_cpus() or 1 if on_cpu else 1)
     cache = directory / ".programs"
-    for job, lines in run_jobs(_group_job, jobs, workers=count, cache=cache):
+    running = run_jobs(_group_job, jobs, workers=count, cache=cache)
+    for job, lines in itertools.chain([((), known)], running):
         if isinstance(lines, WorkerDied):
             lines = list(_left_by(lines, job[1], directory))
         for row, seed, line in lines:
@@ -278,6 +297,8 @@ def _group_job(
             ]
     except InUseError:
         return [(row, seed, "another process is running it") for row, seed in cells]
+    except RunError as error:  # the disk is full: they cannot be claimed
+        return [_failed(error, cell, root) for cell in cells]
 
 
 def _left_by(
@@ -285,12 +306,17 @@ def _left_by(
 ) -> Iterator[tuple[str, int, str]]:
     """How the cells of a group stand whose worker died."""
     for row, seed in cells:
-        folder = root / cell_folder(row, seed)
-        if (folder / RESULT).exists():
+        if (root / cell_folder(row, seed) / RESULT).exists():
             yield row, seed, "finished before its worker died"
         else:
-            write_error(folder, row, seed, death)
-            yield row, seed, _line(death, folder)
+            yield _failed(death, (row, seed), root)
+
+
+def _failed(error: Exception, cell: Cell, root: pathlib.Path) -> tuple[str, int, str]:
+    """Writes down why a cell failed."""
+    folder = root / cell_folder(*cell)
+    write_error(folder, *cell, error)
+    return *cell, _line(error, folder)
 
 
 def _line(outcome: Outcome, folder: pathlib.Path) -> str:
@@ -303,7 +329,23 @@ def _line(outcome: Outcome, folder: pathlib.Path) -> str:
     )
 
 
-def _measure_job(dumped: dict[str, Any], directory: str, first: dict[str, str]) -> None:
-    config = parse_config(dumped)
-    measure_rows(config, directory, first)
-    measure_sensitivity(config, pathlib.Path(directory), first)
+def _measure_job(
+    dumped: dict[str, Any], directory: str, seeds: dict[str, int]
+) -> list[str]:
+    """Measures one cell of each row; returns what could not be, and why."""
+    config, root = parse_config(dumped), pathlib.Path(directory)
+    notes: list[str] = []
+    with _noting(notes, "Latency"):
+        notes += measure_rows(config, root, seeds)
+    with _noting(notes, "What it costs to compress a parameter alone"):
+        measure_sensitivity(config, root, seeds)
+    return notes
+
+
+@contextlib.contextmanager
+def _noting(notes: list[str], what: str) -> Generator[None]:
+    """Keeps what goes wrong as a sentence."""
+    try:
+        yield
+    except Exception as error:  # the report of what was trained is written all the same
+        notes.append(f"{what} could not be measured: {type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging
 
 from compress.compare.cell import Shipping, finished_result, ship_cell
 from compress.compare.trial import measure_of
@@ -228,8 +229,11 @@ def _outcome(
 
 
 def write_error(directory: pathlib.Path, row: str, seed: int, error: Exception) -> None:
-    """Keeps what went wrong in a cell."""
-    directory.mkdir(parents=True, exist_ok=True)
-    said = f"{type(error).__name__}: {error}"
-    write_json(directory / "error.json", {"row": row, "seed": seed, "error": said})
-    (directory / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+    """Keeps what went wrong in a cell; on the terminal, if it cannot be written."""
+    said, whole = f"{type(error).__name__}: {error}", traceback.format_exception(error)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "error.json", {"row": row, "seed": seed, "error": said})
+        (directory / "traceback.txt").write_text("".join(whole))
+    except OSError as problem:
+        logging.error("%s: not written (%s): %s", directory, problem, "".join(whole))

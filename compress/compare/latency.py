@@ -1,35 +1,43 @@
 """Latency of the artifacts of a comparison, measured side by side in one process."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from compress.compare.cell import RESULT
+from compress.compare.groups import cell_folder
 from compress.config import Config
 from compress.data import num_examples, rows
-from compress.export import Artifact, load
+from compress.export import Artifact, ArtifactError, load
 from compress.report import measure_latency, write_latency
 from compress.task import load_task
 
+LATENCY = "latency.json"
 
-def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> None:
+
+def measure_rows(
+    config: Config, directory: pathlib.Path, seeds: Mapping[str, int]
+) -> list[str]:
     """Writes `latency.json` for one artifact of each row.
 
     Args:
       config: Of the comparison.
       directory: Of the comparison.
-      folders: By row, the folder of the cell whose artifact is timed.
+      seeds: By row, that of the cell whose artifact is timed.
+
+    Returns:
+      A sentence about each artifact that cannot be used.
     """
-    root = pathlib.Path(directory)
-    artifacts = {
-        row: load(root / folder / "artifact")
-        for row, folder in folders.items()
-        if (root / folder / RESULT).exists()
-    }
+    artifacts, notes = {}, []
+    for row, seed in seeds.items():
+        try:
+            artifacts[row] = load(directory / cell_folder(row, seed) / "artifact")
+        except (ArtifactError, OSError) as error:
+            notes.append(f"{row}: the latency could not be measured: {error}")
     if not artifacts:
-        return
+        return notes
     assert config.compare is not None
     task = load_task(config.task, config.data)
     reference = _float_row(artifacts, config.compare.reference)
@@ -42,7 +50,8 @@ def measure_rows(config: Config, directory: str, folders: dict[str, str]) -> Non
         results[batch] = measure_latency(
             calls, reference=reference, repetitions=setting.repetitions
         )
-    write_latency(root, results)
+    write_latency(directory, results)
+    return notes
 
 
 def _call(artifact: Artifact, batch: int, inputs: list[Any]) -> Any:

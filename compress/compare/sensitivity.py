@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from compress.annotations import Array, PyTree, Shaped
-from compress.compare.cell import RESULT
+from compress.compare.groups import cell_folder
 from compress.config import Config, PostTraining, row_config
 from compress.data import Batch, num_examples, rows
 from compress.files import write_json
@@ -37,26 +37,25 @@ Judge = Callable[[PyTree, Batch], tuple[Array, Array]]
 
 
 def measure_sensitivity(
-    config: Config, directory: pathlib.Path, folders: Mapping[str, str]
+    config: Config, directory: pathlib.Path, seeds: Mapping[str, int]
 ) -> pathlib.Path | None:
     """Writes `sensitivity.json` for the first row without techniques.
 
     Args:
       config: Of the comparison.
       directory: Of the comparison.
-      folders: By row, the folder of a cell with the first seed.
+      seeds: By row, that of a finished cell.
 
     Returns:
       Where it is; None if no row is trained without a technique.
     """
-    assert config.compare is not None
-    found = _plain_row(config, directory, folders)
+    found = _plain_row(config, seeds)
     if found is None:
         return None
     name, row = found
     task = load_task(row.task, row.data)
-    seed = config.seeds[0]
-    trained = finished(row, task, directory / folders[name], seed=seed)
+    seed = seeds[name]
+    trained = finished(row, task, directory / cell_folder(name, seed), seed=seed)
     if trained is None:
         return None
     content = {
@@ -69,17 +68,14 @@ def measure_sensitivity(
     return write_json(directory / SENSITIVITY, content)
 
 
-def _plain_row(
-    config: Config, directory: pathlib.Path, folders: Mapping[str, str]
-) -> tuple[str, Config] | None:
+def _plain_row(config: Config, seeds: Mapping[str, int]) -> tuple[str, Config] | None:
     """The first finished row that trains and ships in float, the reference before."""
     assert config.compare is not None
     reference = config.compare.reference
     ordered = sorted(config.compare.rows, key=lambda row: row.name != reference)
     for row in ordered:
-        done = (directory / folders[row.name] / RESULT).exists()
         resolved = row_config(config, row)
-        if done and not _techniques(resolved):
+        if row.name in seeds and not _techniques(resolved):
             return row.name, resolved
     return None
 

@@ -14,35 +14,45 @@ from compress.train.directory import InUseError, claimed
 from compress.train.teacher import teacher_config
 
 
+class TeacherError(RuntimeError):
+    """A cell whose teacher could not be trained."""
+
+
 def train_teachers(
     config: Config, directory: pathlib.Path, say: Callable[[str], None]
-) -> list[str]:
+) -> tuple[list[str], dict[str, TeacherError]]:
     """Trains each teacher once, before two cells could train the same one.
 
     Returns:
-      A sentence about each, for the report.
+      A sentence about each, for the report; and by row, why it has no teacher.
     """
     assert config.compare is not None
     own = [row_config(config, row) for row in config.compare.rows]
-    distinct = {
-        config_hash(teacher_config(row)): row for row in own if row.teacher is not None
-    }
+    learning = [row for row in own if any(stage.distill for stage in row.stages)]
+    identities = {row.name: config_hash(teacher_config(row)) for row in learning}
+    distinct = {identities[row.name]: row for row in learning}
     task = load_task(config.task, config.data)
     notes = dict.fromkeys(distinct, "")
+    failed: dict[str, TeacherError] = {}
     # Another process may be at one of them: then it is waited for, but last.
     for wait in (False, True):
         for identity in [name for name, note in notes.items() if not note]:
             lock = directory / f".locks/teacher-{identity[:12]}"
             later = contextlib.suppress(*(() if wait else (InUseError,)))
             with later, claimed(lock, wait=wait):
-                notes[identity] = _train(distinct[identity], task, directory, say)
-    return list(notes.values())
+                try:
+                    notes[identity] = _train(distinct[identity], task, directory, say)
+                except TeacherError as error:
+                    say(f"failed: {error}")
+                    notes[identity], failed[identity] = str(error), error
+    rows = {str(r): failed[name] for r, name in identities.items() if name in failed}
+    return list(notes.values()), rows
 
 
 def _train(
     config: Config, task: Task, directory: pathlib.Path, say: Callable[[str], None]
 ) -> str:
-    """Trains a teacher; if it cannot be, its cells will fail, and others go on."""
+    """Trains a teacher; says how it does."""
     setting = config.teacher
     assert setting is not None
     what = ", ".join(f"{name} {value}" for name, value in setting.model.items())
@@ -52,8 +62,9 @@ def _train(
     except InUseError:
         raise
     except Exception as error:
-        say(f"failed: {error}")
-        return f"The teacher ({what}) could not be trained: {error}"
+        raise TeacherError(
+            f"The teacher ({what}) could not be trained: {error}"
+        ) from error
 
 
 def _trained(config: Config, task: Task, directory: pathlib.Path, what: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from compress.data.source import DataError
+from compress.data.source import UNREADABLE, DataError
 
 # What to do with files that cannot be read.
 Unreadable = str  # "refuse" or "skip"
@@ -85,7 +85,7 @@ def usable(
     for file in files:
         try:
             good[file] = decode(file.read())
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except UNREADABLE as error:
             bad.append(f"{file.name}: {error}")
     if bad and (unreadable == "refuse" or not good):
         shown = "\n  ".join([*bad[:_SHOWN], *(["..."] if len(bad) > _SHOWN else [])])
@@ -120,10 +120,15 @@ def _in_zip(path: pathlib.Path) -> Iterator[File]:
 
         return read
 
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if not entry.is_dir():
-                yield File(entry.filename, entry.file_size, reader(entry.filename))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path}: its list of files is damaged ({error}). Pack it again."
+        ) from error
+    for entry in entries:
+        yield File(entry.filename, entry.file_size, reader(entry.filename))
 
 
 def _in_tar(path: pathlib.Path) -> Iterator[File]:

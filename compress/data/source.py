@@ -1,5 +1,8 @@
 """What data look like: arrays by field, or a source of single examples."""
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +12,19 @@ import numpy as np
 
 # Examples as arrays, NumPy's or JAX's, with one leading axis, by field.
 Batch = Mapping[str, Any]
+
+
+# What a file raises, or a member of an archive, that is not what it should be.
+UNREADABLE: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,  # zipfile's, of a member with a password or an unknown compression
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class DataError(ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.data.source import DataError, Source, rows
+from compress.data.source import UNREADABLE, DataError, Source, rows
 from compress.extras import require
 
 _THREADS = 8
@@ -62,7 +62,7 @@ class Stream:
         before = time.monotonic()
         try:
             batch = next(self._batches)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"the batch of step {self.step + 1} cannot be read: {error}. Mend the "
                 "file; --resume goes on from the newest checkpoint."

@@ -79,7 +79,7 @@ def _load_settings(path: pathlib.Path) -> dict[str, Any]:
         "reference": raw["reference"],
         "seeds": tuple(raw["seeds"]),
         "versions": raw.get("versions", {}),
-        "notes": tuple(raw.get("notes", ())),
+        "notes": (*raw.get("notes", ()), *raw.get("unmeasured", ())),
         "contrasts": tuple(map(parse_contrast, raw.get("contrasts", ()))),
         "declared_after": tuple(raw.get("declared_after", ())),
         "factors": tuple(raw.get("factors", ())),

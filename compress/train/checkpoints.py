@@ -1,9 +1,11 @@
 """Checkpoints of a run, written while it goes on (orbax)."""
 
 import contextlib
+import errno
 import hashlib
+import itertools
+import os
 import pathlib
-import shutil
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -19,6 +21,9 @@ from compress.train.checksums import checksums
 from compress.train.preservation import NewestAndBest, Score
 
 _SUMS = "checksums"
+# What says nothing of a checkpoint, but that this machine cannot read it now.
+_ERRNOS = (errno.ENOMEM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES)
+_PASSING = ("RESOURCE_EXHAUSTED", *map(os.strerror, _ERRNOS))
 
 
 class CheckpointError(ValueError):
@@ -109,6 +114,7 @@ class Checkpoints:
 
         Raises:
           DamagedError: If it cannot be read, or holds other numbers than were saved.
+          CheckpointError: If it may be whole: memory is short, or the disk fails.
         """
         restored = self._read(step, _flatten(like))
         leaves = [restored[path] for path in flat_paths(like)]
@@ -123,11 +129,16 @@ class Checkpoints:
             metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
             sums = metadata.get(_SUMS, {})
         except Exception as error:  # whatever a damaged file makes orbax raise
-            problem = error
+            problem = _root(error)
         if processes.any_of(problem is not None):
             text = f"{type(problem).__name__}: {str(problem)[:200]}"
-            other = "another process cannot read it"
-            raise DamagedError(f"{where}: {text if problem else other}") from problem
+            said = f"{where}: {text if problem else 'another process cannot read it'}"
+            if processes.any_of(_is_passing(problem)):
+                raise CheckpointError(
+                    f"{said}. It is left as it is: free memory, or see to the disk, "
+                    "and go on with --resume."
+                ) from problem
+            raise DamagedError(said) from problem
         added = checksums(restored)
         wrong = [path for path in like if sums.get(path) != added[path]]
         if wrong:
@@ -181,6 +192,17 @@ def _disk_reason(error: Exception) -> str | None:
     return next((reason for reason in known if reason in str(error)), None)
 
 
+def _root(error: BaseException) -> BaseException:
+    """What went wrong; orbax says of all of it that no handler fits."""
+    cause = error.__cause__ or error.__context__
+    return error if cause is None else _root(cause)
+
+
+def _is_passing(problem: BaseException | None) -> bool:
+    known = any(reason in str(problem) for reason in _PASSING)
+    return isinstance(problem, MemoryError) or known
+
+
 def _flatten(state: PyTree) -> dict[str, Any]:
     return dict(zip(flat_paths(state), jax.tree.leaves(state), strict=True))
 
@@ -199,9 +221,10 @@ def _copied(leaf: Any) -> Any:
 def _move(directory: pathlib.Path, aside: pathlib.Path, steps: Sequence[int]) -> None:
     aside.mkdir(exist_ok=True)
     for step in steps:
-        if (aside / str(step)).exists():
-            shutil.rmtree(aside / str(step))  # damaged twice: the later one is kept
-        (directory / str(step)).rename(aside / str(step))
+        # Saved again, and damaged again: 50, 50-2, 50-3.
+        names = (f"{step}-{n}" if n > 1 else str(step) for n in itertools.count(1))
+        free = next(name for name in names if not (aside / name).exists())
+        (directory / str(step)).rename(aside / free)
 
 
 def hash_of(tree: PyTree) -> str:

@@ -112,6 +112,7 @@ def train(
     processes.on_primary(lambda: _check_unused(directory, resume))
     with (
         claimed(directory),
+        Terminated() as terminated,  # until everything is on disk
         open_checkpoints(config, task, directory, seed) as checkpoints,
     ):
         begins = checkpoints.latest is None
@@ -131,7 +132,7 @@ def train(
             logging.info("%s: resumed at step %d", directory, checkpoints.latest)
             remember_scores(task, directory, checkpoints)
         run = _Run(job, entered, placement, directory, checkpoints)
-        return run.to_the_end(state, quiet)
+        return run.to_the_end(state, terminated, quiet)
 
 
 def _check_unused(directory: pathlib.Path, resume: bool) -> None:
@@ -210,13 +211,14 @@ class _Run:
         )
         return self.placement.gather(outputs)
 
-    def to_the_end(self, state: TrainState, quiet: bool) -> Trained:
+    def to_the_end(
+        self, state: TrainState, terminated: Terminated, quiet: bool
+    ) -> Trained:
         begin, total = int(state.compression.step), self.starts[-1]
         self.started = time.monotonic() - seconds_before(self.directory, begin)
         data = open_data(self.config, self.task, state, self.placement)
         quiet = quiet or not processes.is_primary()
         with (
-            Terminated() as terminated,
             MetricsLog(self.directory, resumed_at=begin) as log,
             progress_bar(self.directory.name, total, quiet=quiet) as bar,
         ):

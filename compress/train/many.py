@@ -209,6 +209,7 @@ class _Group:
         with contextlib.ExitStack() as stack:
             for place in self.places.values():
                 stack.enter_context(claimed(place.directory))
+            terminated = stack.enter_context(Terminated())
             checkpoints = stack.enter_context(self._checkpoints())
             self._write_provenance(begins=checkpoints.latest is None)
             state = self._start()
@@ -219,7 +220,6 @@ class _Group:
             state = jax.device_put(state, jax.devices()[0])
             begin = int(state.compression.step)
             self.started = time.monotonic() - self._seconds_before(begin)
-            terminated = stack.enter_context(Terminated())
             logs = {
                 run: stack.enter_context(MetricsLog(p.directory, resumed_at=begin))
                 for run, p in self.places.items()

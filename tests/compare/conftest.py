@@ -24,7 +24,7 @@ def finished_grid(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     config = configs.comparison(ROWS, export={"platforms": ["cpu"]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "run_jobs", in_this_process)
-        patch.setattr(grid, "measure_rows", lambda *args: None)
+        patch.setattr(grid, "measure_rows", lambda *args: [])
         assert compare(config, root, say=lambda line: None) == 0
     return root
 
@@ -34,6 +34,6 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     """Made-up cells in this process, and no time spent on latency."""
     cells = MadeUp()
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
-    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+    monkeypatch.setattr(grid, "measure_rows", lambda *args: [])
     monkeypatch.setattr(grid, "run_group", cells.group)
     return cells

@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from compress.compare import CellError, run_cell
 from compress.compare.cell import calibration_batches, finished_result
 from compress.compare.grid import cell_folder
 from compress.config import config_hash
+from compress.files import write_json
 from compress.report import load_compare
 from compress.report.items import unpack_items
 from compress.task import load_task
-from compress.train import RunError
+from compress.train import RunError, Trained
 from tests import tiny
 from tests.compare import configs
 
@@ -193,6 +195,24 @@ def test_what_changes_no_number_is_the_same_config(ran: Any) -> None:
 def test_a_finished_cell_is_not_overwritten_without_resume(ran: Any) -> None:
     with pytest.raises(RunError, match="Pass --resume to go on"):
         again(ran[0], resume=False)
+
+
+def test_a_kill_while_the_result_is_written_leaves_no_error_beside_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: pathlib.Path, content: Any) -> None:
+        write_json(path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell, "_ship", lambda *args: {})
+    monkeypatch.setattr(cell, "write_json", killed)
+    (tmp_path / "error.json").write_text('{"error": "of an earlier attempt"}')
+    shipping: Any = SimpleNamespace(state=lambda *args: None)
+    trained = cast(Any, Trained)(None, None, None, 0.0, 0, ())
+    with pytest.raises(KeyboardInterrupt):
+        cell.ship_cell(shipping, tiny.task(), trained, tmp_path, seed=0)
+    assert (tmp_path / "result.json").exists()
+    assert not (tmp_path / "error.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config_hash": 3}'])

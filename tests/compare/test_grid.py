@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import compress.compare.teachers as teachers
 from compress.compare import CellError, compare
 from compress.config import parse_config
 from compress.config.latency import Latency
-from compress.report import load_compare
+from compress.report import load_compare, render_table
 from compress.task import TaskError
 from compress.train import RunError
 from tests.compare import configs
@@ -121,13 +122,84 @@ def test_each_teacher_is_trained_once_before_the_cells(
     assert load_compare(tmp_path).notes == ("5 steps", "9 steps")
 
 
-def test_a_worker_that_dies_at_the_latency_is_explained(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_a_teacher_that_fails_is_the_reason_of_each_of_its_cells(
+    here: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent: list[Any] = []
+
+    def none_run(function: Any, jobs: Any, **settings: Any) -> Any:
+        sent.extend(cells for _, cells, _ in jobs)
+        return iter(())
+
+    monkeypatch.setattr(grid, "run_jobs", none_run)
+    rows = [
+        {"name": "none"},
+        {"name": "D", "use": ["distill"]},
+        {
+            "name": "D again",
+            "use": ["distill"],
+            "set": {"stages[0].learning_rate": 0.02},
+        },
+    ]
+    config = configs.comparison(
+        rows=rows,
+        stages=[{"steps": 5, "learning_rate": 0.01, "distill": {}}],
+        teacher={"model": {"width": 4}, "steps": 5, "learning_rate": 1e30},
+        export={},
+    )
+    lines: list[str] = []
+    assert compare(config, tmp_path, say=lines.append) == 2
+    assert sent == [[("none", 0)]]
+    for folder in ("D-seed0", "D_again-seed0"):
+        error = json.loads((tmp_path / folder / "error.json").read_text())["error"]
+        assert "The teacher (width 4) could not be trained" in error
+        assert "the loss is" in error
+    assert sum("failed: The teacher" in line for line in lines) == 3
+
+
+def damaged_copy(finished_grid: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """A finished grid whose pruned artifact and float checkpoints are damaged."""
+    shutil.copytree(finished_grid, root)
+    (root / "P-seed0/artifact/weights.safetensors").write_bytes(b"")
+    for step in (root / "float-seed0/checkpoints").glob("[0-9]*"):
+        shutil.rmtree(step)
+        step.mkdir()
+    return root
+
+
+def test_what_cannot_be_measured_is_a_note_of_the_report(
+    finished_grid: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = damaged_copy(finished_grid, tmp_path / "grid")
+    monkeypatch.setattr(grid, "run_jobs", in_this_process)
+    rows = [{"name": "float", "stages": 1}, {"name": "P", "use": ["prune"]}]
+    # The first seed has failed, in both rows.
+    config = configs.comparison(rows, seeds=(7, 0), export={"platforms": ["cpu"]})
+    latency = Latency(batches=(1,), repetitions=10)
+    timed = config.compare.model_copy(update={"latency": latency})
+    config = config.model_copy(update={"compare": timed})
+    lines: list[str] = []
+    assert (root / "sensitivity.json").exists()  # that of earlier checkpoints
+    grid.measure_latency(config, root, lines.append)
+    loaded = load_compare(root)
+    assert set(loaded.latency[1].entries) == {"float"}
+    assert loaded.sensitivity is None
+    latency_note, sensitivity_note = loaded.notes
+    assert latency_note.startswith("P: the latency could not be measured: ")
+    assert "weights.safetensors" in latency_note
+    assert "none of the checkpoints can be used" in sensitivity_note
+    assert lines[1:] == list(loaded.notes)
+    assert latency_note in render_table(loaded)
+
+    # A worker that dies while it measures is one as well.
     dead = grid.WorkerDied("its worker process died. Try fewer --workers.")
     monkeypatch.setattr(grid, "run_jobs", lambda *args, **rest: [((), dead)])
-    with pytest.raises(CellError, match="Try fewer --workers"):
-        grid.measure_latency(configs.comparison(), tmp_path, lambda line: None)
+    grid.measure_latency(config, root, lines.append)
+    (note,) = load_compare(root).notes
+    assert note == f"Latency could not be measured: {dead}"
+    assert not load_compare(root).latency
 
 
 def test_a_grid_runs_in_worker_processes_and_its_latency_is_measured(

@@ -244,7 +244,7 @@ def test_a_comparison_says_why_seeds_were_trained_one_by_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid, "run_jobs", in_this_process)
-    monkeypatch.setattr(grid, "measure_rows", lambda *args: None)
+    monkeypatch.setattr(grid, "measure_rows", lambda *args: [])
     monkeypatch.setattr(groups, "why_apart", lambda *args: "of the weather")
     monkeypatch.setattr(grid, "_run", lambda *args: 0)
     config = configs.comparison(rows=[FLOAT], seeds=SEEDS, vmap_seeds=2)

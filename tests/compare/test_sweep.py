@@ -104,6 +104,30 @@ def test_a_dead_worker_fails_its_cell_alone(
     ]  # fmt: skip
 
 
+def test_a_full_disk_fails_its_cells_alone(
+    made_up: MadeUp, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_dies(function: Any, jobs: Any, **settings: Any) -> Any:
+        for index, job in enumerate(jobs):
+            dead = grid.WorkerDied("its worker process died")
+            yield job, dead if index == 0 else function(*job)
+
+    monkeypatch.setattr(grid, "run_jobs", one_dies)
+    made_up.failing = {0.5}
+    for name in ("sparsity_0.2-seed0", "sparsity_0.5-seed0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "traceback.txt").symlink_to("/dev/full")
+    setting = {"grid": {SPARSITY: [0.2, 0.5, 0.6, 0.8]}}
+    (tmp_path / ".locks").mkdir()
+    (tmp_path / ".locks/sparsity_0.6-seed0").touch()  # it cannot be claimed
+    failed, lines = run(swept(setting, seeds=[0]), tmp_path, shard=Shard(0, 1))
+    assert failed == 3 and [s for s, _ in made_up.done] == [0.5, 0.8]
+    for said in ("died", "made to fail", "cannot be written"):
+        assert sum(f"failed: {said}" in x or said in x for x in lines) == 1, lines
+    states = [line["state"] for line in table(tmp_path)]
+    assert states == ["failed", "failed", "failed", "finished"]
+
+
 def test_a_directory_of_something_else_is_refused(
     made_up: MadeUp, tmp_path: pathlib.Path
 ) -> None:

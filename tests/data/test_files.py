@@ -87,6 +87,40 @@ def test_broken_files_are_counted_and_named_or_skipped(tmp_path: pathlib.Path) -
         image_folder(tmp_path, unreadable="ignore")
 
 
+def break_members(path: pathlib.Path) -> None:
+    """A zip of six: another checksum, another header, a method nobody knows."""
+    with zipfile.ZipFile(path) as archive:
+        files = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = sorted(files, key=lambda entry: entry.filename)
+    data = bytearray(path.read_bytes())
+    names = [entry.header_offset + 30 + len(entry.filename) for entry in entries]
+    data[names[0] : names[0] + 8] = b"\xff" * 8  # zlib.error
+    data[entries[1].header_offset] = 0  # BadZipFile
+    central = data.rfind(entries[2].filename.encode()) - 46
+    data[central + 10] = 99  # NotImplementedError
+    path.write_bytes(data)
+
+
+def test_broken_members_of_an_archive_are_named_or_left_out(
+    tmp_path: pathlib.Path,
+) -> None:
+    write_images(tmp_path / "images")
+    path = packed(tmp_path / "images", "zip")
+    break_members(path)
+    with pytest.raises(DataError, match=r"3 of 6 files cannot be read:\n  train/cat/0"):
+        image_folder(path)
+    source = image_folder(path, unreadable="skip", classes=["cat", "dog"])
+    assert len(source) == 3
+    names = [line.split(":")[0] for line in source.skipped]
+    assert names == [f"train/cat/{index}.png" for index in (0, 1, 2)]
+    # And where its files are listed.
+    data = bytearray(path.read_bytes())
+    data[data.find(b"PK\x01\x02")] = 0
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"its list of files is damaged.*Pack it again"):
+        image_folder(path)
+
+
 def test_what_is_no_data_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="no such folder or archive. Check the path"):
         image_folder(tmp_path / "missing")

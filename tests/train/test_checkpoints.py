@@ -1,5 +1,7 @@
 """Checkpoints that are damaged, and which ones are kept."""
 
+import errno
+import os
 import pathlib
 import shutil
 
@@ -13,6 +15,7 @@ from compress.train.checkpoints import Checkpoints, DamagedError
 from compress.train.checksums import checksums
 from compress.train.metrics import read_metrics
 from compress.train.preservation import Score
+from compress.train.restore import newest_good
 from tests.train.test_loop import PLAIN, parse_config, run, tiny
 
 # Where one array cannot be read, tensorstore tells a closed loop of the others.
@@ -91,6 +94,37 @@ def test_a_damaged_checkpoint_is_noticed_and_named(saved, tmp_path, damage):
         pytest.raises(DamagedError, match=r"run/checkpoints/5: "),
     ):
         checkpoints.load(5, STATE)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE), "_METADATA"),
+        ValueError("UNKNOWN: Failed: Input/output error [os_error_code='5']"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"),
+    ],
+)
+def test_no_memory_or_a_failing_disk_is_no_damage(saved, tmp_path, monkeypatch, error):
+    def load(*args):
+        raise ValueError("no handler fits") from error
+
+    shutil.copytree(saved, tmp_path / "run")
+    with opened(tmp_path / "run") as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "load", load)
+        with pytest.raises(CheckpointError, match="It is left as it is"):
+            newest_good(checkpoints, lambda step: checkpoints.load(step, STATE))
+    assert steps_in(tmp_path / "run") == [5]
+
+
+def test_a_checkpoint_that_is_damaged_again_is_kept_beside_the_first(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    for _ in range(3):
+        with opened(tmp_path / "run") as checkpoints:
+            checkpoints.set_aside([5])
+        shutil.copytree(saved / "checkpoints/5", tmp_path / "run/checkpoints/5")
+    found = sorted(path.name for path in (tmp_path / "run/damaged").iterdir())
+    assert found == ["5", "5-2", "5-3"]
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,17 @@
 import pathlib
 import shutil
 import time
+import zlib
 from dataclasses import replace
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pytest
 
 from compress.config import parse_config
 from compress.data import DataError, Source
-from compress.task import Task
+from compress.task import Task, load_task
 from compress.train import hash_of, input_records, train
 from compress.train.metrics import read_metrics
 from compress.train.provenance import data_hash
@@ -70,19 +72,25 @@ def test_waiting_for_slow_files_is_measured(tmp_path: pathlib.Path) -> None:
     assert np.median(waits) > 0.3
 
 
-def test_a_file_that_is_gone_stops_the_run_and_names_the_step(
-    tmp_path: pathlib.Path,
+@pytest.mark.parametrize("kind", [FileNotFoundError, BadZipFile, zlib.error])
+def test_a_file_that_is_gone_or_broken_stops_the_run_and_names_the_step(
+    tmp_path: pathlib.Path, kind: type[Exception]
 ) -> None:
     task = streamed()
 
     def read(index: int) -> dict[str, Any]:
         if index == 17:
-            raise FileNotFoundError("17.png is gone")
+            raise kind("17.png is gone")
         return task.train[index]
 
     gone = task._replace(train=Source(read, task.train.size, "tiny"))
     with pytest.raises(DataError, match=r"step \d+ cannot be read: 17.png is gone"):
         run(gone, tmp_path / "run")
+
+
+def test_a_config_may_name_a_task_that_reads_files() -> None:
+    task = load_task("tests.train.test_stream:streamed")
+    assert isinstance(task.train, Source) and task.train[3]["y"].shape == ()
 
 
 def test_other_files_are_other_data() -> None:
