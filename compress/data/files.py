@@ -6,8 +6,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from absl import logging
-
 from compress.data.source import UNREADABLE, DataError
 
 # What to do with files that cannot be read.
@@ -94,6 +92,8 @@ def usable(
             f"{remedy}"
         )
     if bad:
+        from absl import logging  # a device that loads an artifact has no absl
+
         logging.warning(
             "%s: left out %d of %d files, the first: %s",
             where,
