@@ -33,7 +33,7 @@ def as_flax_needs_it() -> Generator[None]:
 
 
 # Twins of others: of the scanned decoder, and of the transformer in NNX.
-_IN_DEPTH = ("decoder rematerialised", "linen transformer")
+_IN_DEPTH = ("decoder rematerialised", "decoder unrolled", "linen transformer")
 
 
 @pytest.fixture(
