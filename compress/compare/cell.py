@@ -350,16 +350,16 @@ def describe_artifact(
     manifest = artifact.manifest
     sites = manifest["sites"]
     bits = {site["path"]: site["weight_bits"] for site in sites if site["path"]}
-    scale_names = {name for name in artifact.weights if name.endswith("::scale")}
+    scales = {n: x for n, x in artifact.weights.items() if n.endswith("::scale")}
     weights = {name: (artifact.weights[name], width) for name, width in bits.items()}
     others = {
         name: array
         for name, array in artifact.weights.items()
-        if name not in weights and name not in scale_names
+        if name not in weights and name not in scales
     }
     sizes = size_accounting(
         weights,
-        scales={name: artifact.weights[name] for name in scale_names},
+        scales=scales,
         others=others,
         file_bytes=manifest["files"]["weights.safetensors"]["bytes"],
         num_float_parameters=num_float_parameters,
