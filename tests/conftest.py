@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Generator
 
 # Before anything imports jax: a program is compiled once for all workers of this run,
 # and for the processes that tests start.
@@ -18,6 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 # Before anything imports compress: shapes in signatures are checked as it runs. An int
@@ -69,6 +71,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
+
+
+@pytest.fixture(scope="module")
+def without_shared_programs() -> Generator[None]:
+    """JAX as a user has it, where which directory programs are kept in is the subject.
+
+    Whatever a test sets then is forgotten after the module's last one.
+    """
+    shared = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", shared)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

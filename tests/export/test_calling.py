@@ -15,6 +15,8 @@ from tests.export import models
 
 X = models.inputs_of("mlp", 3)
 
+pytestmark = pytest.mark.usefixtures("without_shared_programs")
+
 
 def test_every_way_to_call_gives_the_same_numbers(exported: Any) -> None:
     artifact = exported("mlp", "static")

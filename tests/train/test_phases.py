@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import compress
 from compress.compare.pool import share_compiled_programs
@@ -66,13 +65,9 @@ def found_again(directory, config):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _programs(tmp_path_factory):
+def _programs(without_shared_programs, tmp_path_factory):
     """Compiles each program once: the runs here share them, as a comparison's do."""
     share_compiled_programs(tmp_path_factory.mktemp("programs"))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
