@@ -24,7 +24,10 @@ from compress.transform import chain
 
 # Eigen, with which XLA:CPU multiplies, copies both operands into blocks that it reads
 # in order, as much at a time as fits into caches; buffer assignment does not see them.
-_LARGEST_PACKED = 4 * 2**20
+# As seen of what a step allocates: a convolution never held more than one such block,
+# and a product that threads share kept four workspaces of 74,176 bytes besides.
+_LARGEST_PACKED = {"conv_general_dilated": 648 * 2**10, "dot_general": 4 * 2**20}
+_WORKSPACES = 4 * 74_176
 
 
 class Compiled(NamedTuple):
@@ -138,7 +141,7 @@ def _beside(job: Job, entered: Entered) -> int:
     if job.teacher is not None:
         sites = find_sites(*job.teacher, *job.inputs)
         packed += [_packed(site, trained=False) for site in sites]
-    return arrays + min(max(packed), _LARGEST_PACKED)
+    return arrays + max(packed) + _WORKSPACES
 
 
 def _packed(site: Site, *, trained: bool) -> int:
@@ -152,7 +155,8 @@ def _packed(site: Site, *, trained: bool) -> int:
         sizes[1 - site.weight_side] = site.macs_once // features
     if trained:
         sizes.append(math.prod(site.out_shape))
-    return 4 * sum(sorted(sizes)[-2:])
+    largest = _LARGEST_PACKED.get(site.op, max(_LARGEST_PACKED.values()))
+    return min(4 * sum(sorted(sizes)[-2:]), largest)
 
 
 def _compiled(job: Job, entered: Entered, known: dict[str, Compiled]) -> Compiled:

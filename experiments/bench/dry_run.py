@@ -1,10 +1,11 @@
 """What a dry run predicts of the demo, and what running it then measures.
 
-Goal: each within 10 %. Every figure is of processes of their own, one for a prediction
-and one for a run, in turns. Of a run are measured: the files of the artifact; the bytes
-of live arrays when a chunk of training starts, plus by how much what is allocated grows
-while it runs; by how much its first chunk takes longer than later ones. FLOPs cannot be
-measured here; beside them stand those of the contractions alone, counted by hand.
+Goal: each within 10 %. Every figure is of processes of their own, in turns: one for a
+prediction, one for a run, and one for a run whose memory is watched, which makes it
+slower. Of a run are measured: the files of the artifact; the bytes of live arrays when
+a chunk of training starts, plus by how much what is allocated grows while it runs; by
+how much its first chunk takes longer than later ones. FLOPs cannot be measured here;
+beside them stand those of the contractions alone, counted by hand.
 """
 
 import ctypes
@@ -64,6 +65,8 @@ class _Allocated(threading.Thread):
         super().__init__(daemon=True)
         self.call = ctypes.CDLL(None).mallinfo2
         self.call.restype = self._Info
+        # Of what was seen before a restart, nothing may count after it.
+        self.lock = threading.Lock()
         self.most = 0
 
     def now(self) -> int:
@@ -71,21 +74,24 @@ class _Allocated(threading.Thread):
         return info.hblkhd + info.uordblks
 
     def restart(self) -> int:
-        self.most = self.now()
-        return self.most
+        with self.lock:
+            self.most = self.now()
+            return self.most
 
     def run(self) -> None:
         while True:
-            self.most = max(self.most, self.now())
+            with self.lock:
+                self.most = max(self.most, self.now())
             time.sleep(1e-4)
 
 
 class _Measured:
-    """Chunks of the student's training, with what they take."""
+    """Chunks of the student's training, with the time or the memory they take."""
 
-    def __init__(self) -> None:
-        self.allocated = _Allocated()
-        self.allocated.start()
+    def __init__(self, *, watched: bool) -> None:
+        self.allocated = _Allocated() if watched else None
+        if self.allocated is not None:
+            self.allocated.start()
         self.seconds: list[float] = []
         self.peaks: list[int] = []
 
@@ -96,31 +102,34 @@ class _Measured:
     def of(self, chunk: Chunk) -> Any:
         def run(state: Any, data: Any, count: int) -> Any:
             live = sum(array.nbytes for array in jax.live_arrays())
-            before, started = self.allocated.restart(), time.perf_counter()
+            before = self.allocated.restart() if self.allocated else 0
+            started = time.perf_counter()
             result = jax.block_until_ready(chunk.run(state, data, count))
             self.seconds.append(time.perf_counter() - started)
-            self.peaks.append(live + self.allocated.most - before)
+            if self.allocated is not None:
+                self.peaks.append(live + self.allocated.most - before)
             return result
 
         return run
 
 
-def measure(row: str) -> dict[str, float]:
-    """Runs the row, and measures it."""
-    measured = _Measured()
+def measure(row: str, *, watched: bool) -> dict[str, float]:
+    """Runs the row, and measures it: its memory, or everything else."""
+    measured = _Measured(watched=watched)
     setattr(loop, "build_chunk", measured.build)  # noqa: B010 - as a test would
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         result = run_cell(
             config_of(row), root / "cell", seed=0, teachers=root, quiet=True
         )
+    if watched:
+        return {"peak_bytes": statistics.median(measured.peaks[1:])}
     first, *later = measured.seconds
     return {
         "weights_bytes": result["sizes"]["file"],
         "dense_bytes": result["sizes"]["dense"],
         "program_bytes": result["program_bytes"],
         "macs": result["macs"],
-        "peak_bytes": statistics.median(measured.peaks[1:]),
         "compile_seconds": first - statistics.median(later),
         "step_flops": _contractions(config_of(row)),
     }
@@ -150,7 +159,7 @@ def _macs(config: Config, task: Any, arguments: Any) -> tuple[int, int]:
 
 def _in_process(what: str, row: str) -> dict[str, float]:
     command = [sys.executable, "-m", "experiments.bench.dry_run", what, row]
-    environment = {**os.environ, **_MALLOC}
+    environment = {**os.environ, **(_MALLOC if what == "watch" else {})}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     )
@@ -161,7 +170,10 @@ def _figures(row: str) -> dict[str, Any]:
     """The medians over rounds of what was predicted and measured."""
     rounds = []
     for _ in range(_ROUNDS):
-        rounds.append([_in_process(what, row) for what in ("predict", "measure")])
+        foreseen = _in_process("predict", row)
+        rounds.append(
+            (foreseen, {**_in_process("measure", row), **_in_process("watch", row)})
+        )
     return {
         name: [statistics.median(pair[i][name] for pair in rounds) for i in (0, 1)]
         for name in rounds[0][1]
@@ -172,11 +184,11 @@ def main() -> None:
     """Measures and saves; in a process of its own, one part of it."""
     if len(sys.argv) == 3:
         what, row = sys.argv[1:]
-        if what == "measure":
-            found = measure(row)
-        else:
+        if what == "predict":
             (prediction,) = dry_run(config_of(row))
             found = prediction._asdict()
+        else:
+            found = measure(row, watched=what == "watch")
         print(json.dumps(found))
         return
     entries = {row: _figures(row) for row in _ROWS}
