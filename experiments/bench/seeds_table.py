@@ -11,9 +11,10 @@ def section(result: Mapping[str, Any]) -> str:
         f"\n## {result['title']}\n",
         f"`python -m experiments.bench.seeds`; {machine['cpu']}, 2 cores, jax "
         f"{machine['jax']}. {result['num_seeds']} seeds of the demo's row "
-        f"{result['row']}, from the config to the measured artifacts; the teacher is "
-        "trained beforehand. Processes: a `jax-compress run` for each seed, one to a "
-        "core. Programs: one `jax-compress compare`, with latency and report.\n",
+        f"{result['row']}, from the config to the report; the teacher is trained "
+        "beforehand. Processes: a `jax-compress run` for each seed, one to a core, "
+        "then a `jax-compress compare` of what they left. Programs: one `jax-compress "
+        "compare`.\n",
         "| case | seconds | throughput / processes |",
         "|---|---|---|",
     ]
