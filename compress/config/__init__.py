@@ -20,6 +20,7 @@ from compress.config.models import Stage as Stage
 from compress.config.models import Teacher as Teacher
 from compress.config.names import nearest as nearest
 from compress.config.numbers import NUMBERS as NUMBERS
+from compress.config.numbers import Number as Number
 from compress.config.numbers import numbers_of as numbers_of
 from compress.config.numbers import program_hash as program_hash
 from compress.config.numbers import with_numbers as with_numbers

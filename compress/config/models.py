@@ -197,8 +197,8 @@ class Config(Model):
         default=1,
         ge=1,
         description="At most so many runs are trained in one compiled program: seeds "
-        "of a row, and rows that differ only in learning rates, sparsity, and "
-        "temperature and weights of distillation.",
+        "of a row, and rows that differ only in learning rates, sparsity, bit width of "
+        "the weights, and temperature and weights of distillation.",
     )
     log_every: int = Field(
         default=50, ge=1, description="Steps per compiled chunk and per log line."

@@ -20,12 +20,15 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "learning_rate": ("peak", "end"),
     "distill": ("temperature", "soft_weight", "hard_weight"),
     "prune": ("sparsity",),
+    "quantize": ("weights",),
 }
+# A bit width goes by its name, as in a config.
+Number = float | str
 
 
-def numbers_of(config: Config) -> dict[str, float]:
+def numbers_of(config: Config) -> dict[str, Number]:
     """By path, the numbers that may be others in the same program."""
-    found: dict[str, float] = {}
+    found: dict[str, Number] = {}
     for index, stage in enumerate(config.stages):
         for section, names in NUMBERS.items():
             setting = getattr(stage, section)
@@ -37,7 +40,7 @@ def numbers_of(config: Config) -> dict[str, float]:
     return found
 
 
-def with_numbers(config: Config, numbers: Mapping[str, float]) -> Config:
+def with_numbers(config: Config, numbers: Mapping[str, Number]) -> Config:
     """The config with numbers from `numbers_of` of one that shares its program."""
     stages = []
     for index, stage in enumerate(config.stages):

@@ -10,21 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from compress.annotations import Array, Float
+from compress.annotations import Array, Float, Int
+
+# Known, or traced: then a grid over widths is one program under `jax.vmap`.
+Bits = int | Int[Array, ""]
 
 
-def largest_integer(bits: int) -> int:
+def largest_integer(bits: Bits) -> int | Float[Array, ""]:
     """The largest integer of the symmetric grid, `2**(bits-1) - 1`.
 
     Raises:
-      ValueError: If `bits` is outside 2 to 8.
+      ValueError: If `bits` is outside 2 to 8; of a traced width that is not known.
     """
+    if not isinstance(bits, int):
+        return (jnp.left_shift(jnp.ones_like(bits), bits - 1) - 1).astype(jnp.float32)
     if not 2 <= bits <= 8:
         raise ValueError(f"bits={bits} must be 2 to 8.")
     return 2 ** (bits - 1) - 1
 
 
-def absmax_scale(absmax: Float[Array, "*dims"], *, bits: int) -> Float[Array, "*dims"]:
+def absmax_scale(absmax: Float[Array, "*dims"], *, bits: Bits) -> Float[Array, "*dims"]:
     """The size of one integer step that lets the grid just reach `absmax`.
 
     A group of zeros gets scale 1, so that it stays exactly zero.
@@ -40,7 +45,9 @@ def absmax_over(x: Float[Array, "*dims"], axes: Sequence[int]) -> Float[Array, "
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def round_through(x: Float[Array, "*dims"], limit: int) -> Float[Array, "*dims"]:
+def round_through(
+    x: Float[Array, "*dims"], limit: int | Float[Array, ""]
+) -> Float[Array, "*dims"]:
     """Rounds half to even and clips to `[-limit, limit]`.
 
     The gradient is 1 where `|x| <= limit + 1/2`, the values that round into the range,
@@ -51,7 +58,7 @@ def round_through(x: Float[Array, "*dims"], limit: int) -> Float[Array, "*dims"]
 
 
 @round_through.defjvp
-def _round_through_jvp(limit: int, primals: Any, tangents: Any) -> Any:
+def _round_through_jvp(limit: Any, primals: Any, tangents: Any) -> Any:
     (x,), (tangent,) = primals, tangents
     inside = jnp.abs(x) <= limit + 0.5
     return round_through(x, limit), jnp.where(inside, tangent, jnp.zeros_like(tangent))
@@ -62,7 +69,7 @@ def quantize(
     # Not "*#dims": broadcasting is not checked where the batch size is symbolic.
     scale: Float[Array, "..."],
     *,
-    bits: int,
+    bits: Bits,
 ) -> Float[Array, "*dims"]:
     """The integers nearest to `x / scale`, carried in float32.
 

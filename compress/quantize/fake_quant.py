@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compress.annotations import Array, PyTree
+from compress.annotations import Array, Int, PyTree
 from compress.interpret import Quantized, unbox
 from compress.quantize.affine import (
+    Bits,
     absmax_over,
     absmax_scale,
     largest_integer,
@@ -76,7 +77,7 @@ class FakeQuantState(NamedTuple):
 
 def fake_quant(
     *,
-    weights: str = "int8",
+    weights: str | Int[Array, ""] = "int8",
     activations: str | None = "int8",
     sites: str | Sequence[str] = "**",
     exclude: str | Sequence[str] = (),
@@ -91,7 +92,9 @@ def fake_quant(
 
     Args:
       weights: `int8` or `int4`, symmetric, one scale per output channel (and scanned
-        layer). int4 halves the file; the products are those of int8.
+        layer). int4 halves the file; the products are those of int8. Or a traced width
+        in bits, 2 to 8, which cannot be checked: a grid over widths is one program
+        under `jax.vmap`. It only trains; what is exported has a width by name.
       activations: `int8` per tensor, `int8_dynamic` per row (for a convolution, per
         image), or None: weights only.
       sites: Patterns; see `compress.sites.matching_sites`.
@@ -127,7 +130,7 @@ def fake_quant(
 class _Settings(NamedTuple):
     """The arguments of `fake_quant`, with its steps as `start` and `freeze`."""
 
-    weights: str
+    weights: str | Array
     activations: str | None
     sites: str | Sequence[str]
     exclude: str | Sequence[str]
@@ -135,6 +138,12 @@ class _Settings(NamedTuple):
     freeze: int
     observer: str
     decay: float
+
+    @property
+    def bits(self) -> Bits:
+        """Of the weights."""
+        weights = self.weights
+        return WEIGHTS[weights] if isinstance(weights, str) else weights
 
     def choose(self, sites: Sites) -> list[Site]:
         """The sites to quantize."""
@@ -155,7 +164,7 @@ def _parameters(
     settings: _Settings, memory: FakeQuantState, params: PyTree, step: Array
 ) -> PyTree:
     shared = dict(memory.layout.shared_axes)
-    enabled, bits = step >= settings.start, WEIGHTS[settings.weights]
+    enabled, bits = step >= settings.start, settings.bits
     leaves = [
         quantize_weight(leaf, shared[path], enabled, bits=bits)
         if path in shared
@@ -208,12 +217,13 @@ def _calibrate(settings: _Settings, memory: FakeQuantState, observed: Any) -> An
 
 def _plan(settings: _Settings, sites: Sites) -> dict[str, str]:
     inputs = {"int8": "int8", "int8_dynamic": "int8 per row", None: "float"}
-    text = f"{settings.weights} weights, {inputs[settings.activations]} activations"
+    weights = settings.weights if isinstance(settings.weights, str) else "traced"
+    text = f"{weights} weights, {inputs[settings.activations]} activations"
     return {site.name: text for site in settings.choose(sites)}
 
 
 def quantize_weight(
-    weight: Array, shared_axes: Sequence[int], enabled: Array, *, bits: int = 8
+    weight: Array, shared_axes: Sequence[int], enabled: Array, *, bits: Bits = 8
 ) -> Quantized:
     """The box that stands for a weight; before quantization starts, with scale 1."""
     weight = unbox(weight)
@@ -236,12 +246,13 @@ def _quantize_activation(
     return _switched(x, scale, enabled, _ACTIVATION_BITS)
 
 
-def _switched(x: Array, scale: Array, enabled: Array, bits: int) -> Quantized:
+def _switched(x: Array, scale: Array, enabled: Array, bits: Bits) -> Quantized:
     """One contraction serves both before and after quantization starts."""
     qvalue = quantize(x, scale, bits=bits)
     qvalue = jnp.where(enabled, qvalue, x.astype(jnp.float32))
     scale = jnp.where(enabled, scale, jnp.ones_like(scale))
-    return Quantized(qvalue, scale, x.dtype, bits)
+    widest = bits if isinstance(bits, int) else max(WEIGHTS.values())
+    return Quantized(qvalue, scale, x.dtype, widest)
 
 
 def _layout(all_sites: Sites, found: Sequence[Site], activations: bool) -> Layout:
@@ -277,7 +288,7 @@ def _check_grid(
 
 
 def _check_settings(
-    weights: str,
+    weights: str | Array,
     activations: str | None,
     observer: str,
     decay: float,
@@ -288,7 +299,7 @@ def _check_settings(
         ("activations", activations, ACTIVATIONS),
         ("observer", observer, OBSERVERS),
     ):
-        if value not in allowed:
+        if not isinstance(value, jax.Array) and value not in allowed:
             names = tuple(allowed)
             raise ValueError(f"fake_quant: {name}={value!r} must be one of {names}.")
     if not 0.0 < decay < 1.0:

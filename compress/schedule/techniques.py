@@ -7,6 +7,8 @@ fake-quantization, so that what is quantized is what is kept.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from compress import distill, prune, quantize
 from compress.annotations import Array, PyTree
 from compress.config import NUMBERS, Config, Distill, PostTraining
@@ -121,7 +123,7 @@ def _quantize(
     freeze = starts[last] + round(setting.freeze * config.stages[last].steps)
     return [
         quantize.fake_quant(
-            weights=setting.weights,
+            weights=_weights(here.whose or Whose([config]), active[0]),
             activations=setting.activations,
             sites=setting.sites,
             exclude=setting.exclude,
@@ -130,6 +132,26 @@ def _quantize(
             decay=setting.decay,
         )
     ]
+
+
+def _weights(whose: Whose, index: int) -> Any:
+    """The grid of the weights: by name where all have the same, else its traced width.
+
+    Args:
+      whose: The configs.
+      index: Of a stage that quantizes.
+    """
+
+    def name(config: Config) -> str:
+        setting = config.stages[index].quantize
+        assert setting is not None
+        assert setting.weights is not None
+        return setting.weights
+
+    if len({name(config) for config in whose.configs}) == 1:
+        return name(whose.configs[0])
+    bits = whose.number(lambda config: quantize.WEIGHTS[name(config)])
+    return jnp.asarray(bits).astype(jnp.int32)
 
 
 def _distill(

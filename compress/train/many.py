@@ -178,9 +178,9 @@ class _Group:
         self.how: Together = together(self.entered[0].links)
         self.failed: dict[int, Exception] = {}
         configs = [job.config for job in self.jobs]
-        whose = Whose(configs, jnp.asarray(self.which, jnp.int32))
+        self.whose = Whose(configs, jnp.asarray(self.which, jnp.int32))
         self.chunk = build_many_chunk(
-            whose, job.task, self.model, self._chain_of, self.how
+            self.whose, job.task, self.model, self._chain_of, self.how
         )
         self.predict = jax.jit(self._predict)
         self.pick = jax.jit(self.how.pick)
@@ -191,7 +191,9 @@ class _Group:
 
     def _predict(self, state: TrainState, index: Any, *inputs: Any) -> Any:
         one = self.how.pick(state, index)
-        compressed = transforms.apply(self.model.forward, self.entered[0].transform)
+        which = jnp.asarray(self.which, jnp.int32)[index]
+        own = self.whose._replace(index=which)
+        compressed = transforms.apply(self.model.forward, self._chain_of(own))
         return compressed(one.params, one.compression, one.model_state, *inputs)[0]
 
     def _start(self) -> TrainState:

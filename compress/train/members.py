@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from compress.config import Config, numbers_of, program_hash
+from compress.config import Config, Number, numbers_of, program_hash
 from compress.files import write_json
 from compress.task import Task
 from compress.train.checkpoints import CheckpointError
@@ -41,7 +41,7 @@ class Member(NamedTuple):
 
     folder: str
     seed: int
-    numbers: Mapping[str, float]
+    numbers: Mapping[str, Number]
 
 
 def member_of(place: Place) -> Member:
@@ -87,11 +87,11 @@ def _check_same(group: pathlib.Path, known: Member, here: Member) -> None:
         return
     then, now = (_described(run) for run in (known, here))
     differ = [key for key in now if then[key] != now[key]]
-    there, own = (", ".join(f"{k}={x[k]:g}" for k in differ) for x in (then, now))
+    there, own = (", ".join(f"{k}={x[k]}" for k in differ) for x in (then, now))
     raise _other(group, f", in {here.folder}", there, own)
 
 
-def _described(run: Member) -> dict[str, float]:
+def _described(run: Member) -> dict[str, Number]:
     return {"seed": run.seed, **run.numbers}
 
 

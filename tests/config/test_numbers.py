@@ -29,6 +29,7 @@ CONFIG = config_of()
         ("1.distill.soft_weight", 0.5),
         ("1.distill.hard_weight", 0.0),
         ("1.prune.sparsity", 0.0),
+        ("2.quantize.weights", "int4"),
     ],
 )
 def test_numbers_do_not_make_another_program(change: Any) -> None:
@@ -49,7 +50,7 @@ def test_numbers_do_not_make_another_program(change: Any) -> None:
         ("1.prune.scope", "uniform"),
         ("1.prune.pattern", "channel"),
         ("1.prune.score", "movement"),
-        ("2.quantize", {"weights": "int4"}),
+        ("2.quantize", {"activations": "int8_dynamic"}),
         ("1.distill", None),
     ],
 )

@@ -85,6 +85,25 @@ def test_a_dense_layer_computes_what_int32_would(activations: str, axis: Any) ->
     np.testing.assert_array_equal(out, integers.astype(np.float32) * factor)
 
 
+def test_a_grid_over_bit_widths_is_one_program(model: Any) -> None:
+    params, x = model
+    state = compress.init(forward, quantize.fake_quant(), params, x)
+
+    def loss(bits: Any) -> Any:
+        transform = quantize.fake_quant(weights=bits)
+        run = compress.apply(forward, transform)
+        return jax.value_and_grad(lambda params: (run(params, state, x) ** 2).sum())(
+            params
+        )
+
+    together = jax.jit(jax.vmap(loss))(jnp.asarray([4, 8]))
+    for index, bits in enumerate(["int4", "int8"]):
+        own = jax.tree.leaves(jax.jit(loss, static_argnums=0)(bits))
+        for a, b in zip(jax.tree.leaves(together), own, strict=True):
+            # Sums of products of several runs may go in another order.
+            np.testing.assert_allclose(a[index], b, rtol=1e-5, atol=1e-5)
+
+
 def test_weights_only_leaves_activations_alone() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((5, 40)).astype(np.float32)

@@ -12,6 +12,7 @@ import pytest
 import compress
 from compress.config import Config, parse_config
 from compress.train import CheckpointError, Place, hash_of, train, train_many
+from compress.train.metrics import read_metrics
 from tests import tiny
 from tests.train.test_many import stopped_at
 
@@ -115,6 +116,41 @@ def test_runs_keep_what_their_own_numbers_say_and_tell_it(ran: Any) -> None:
 def _density(run: Any) -> Any:
     masks = [x for x in jax.tree.leaves(run.state.compression) if x.dtype == bool]
     return sum(x.sum() for x in masks) / sum(x.size for x in masks)
+
+
+def quantized(weights: str) -> Config:
+    stages = [
+        {"steps": 6, "learning_rate": 0.01},
+        {"steps": 10, "learning_rate": 0.01, "quantize": {"weights": weights}},
+    ]
+    settings = {"teacher": None, "stages": stages, "checkpoint_every": 16}
+    return parse_config({**tiny.CONFIG, **settings})
+
+
+def test_rows_of_several_bit_widths_are_one_program(tmp_path: pathlib.Path) -> None:
+    rows = {name: quantized(name) for name in ("int8", "int4")}
+    runs = together(tmp_path, rows, (3,))
+    for name, config in rows.items():
+        run, folder = runs[name, 3], tmp_path / f"alone-{name}"
+        assert run.compilations == 1
+        alone = train(config, tiny.task(), folder, seed=3, quiet=True)
+        for a, b in zip(jax.tree.leaves(run.state), jax.tree.leaves(alone.state)):
+            # As above; an integer that moves by one moves its gradient by a step.
+            np.testing.assert_allclose(_data(a), _data(b), rtol=1e-3, atol=1e-4)
+        scores = [
+            read_metrics(at / "metrics.jsonl")[-1]["eval_score"]
+            for at in (tmp_path / f"{name}3", folder)
+        ]
+        assert scores[0] == pytest.approx(scores[1])
+        state = run.state
+        boxes = compress.parameters(run.transform, state.params, state.compression)
+        integers = np.abs(np.asarray(boxes["first"]["kernel"].qvalue))
+        assert integers.max() == {"int8": 127, "int4": 7}[name]
+
+
+def _data(x: Any) -> Any:
+    key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if key else x
 
 
 def pruned(sparsity: float) -> Config:
