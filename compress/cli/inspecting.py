@@ -10,6 +10,7 @@ import compress.transform as transforms
 from compress.compare import predicted_latencies
 from compress.config import Config
 from compress.export import read_manifest
+from compress.export.scales import described
 from compress.interpret import Quantized
 from compress.schedule import post_training, stage_starts
 from compress.sites import Sites, find_groups, find_sites, flatten_parameters
@@ -169,8 +170,8 @@ def inspect_artifact(path: pathlib.Path) -> str:
     lines = [
         f"{path}: format {manifest['format_version']}, made with jax "
         f"{manifest.get('jax_version')}, for {', '.join(manifest['platforms'])}",
-        f"inputs:  {_signature(manifest['inputs'])}",
-        f"outputs: {_signature(manifest['outputs'])}",
+        f"inputs:  {described(manifest['inputs'])}",
+        f"outputs: {described(manifest['outputs'])}",
         f"weights: {sizes['weights']:,} bytes, "
         f"{sizes['weights'] / max(1, sizes['float32']):.2f}x of float32, "
         f"{sizes['parameters']:,} parameters",
@@ -187,10 +188,6 @@ def inspect_artifact(path: pathlib.Path) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines += ["  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
     return "\n".join(lines)
-
-
-def _signature(specs: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{s['dtype']}[{', '.join(map(str, s['shape']))}]" for s in specs)
 
 
 def _kind(bits: int) -> str:

@@ -17,6 +17,7 @@ from compress.export import Artifact, ArtifactError, export, load, read_packed
 from compress.export.golden import read_golden, resized
 from compress.export.manifest import program_files
 from compress.export.probe import probe
+from compress.export.scales import scales_of
 from compress.interpret import Quantized, unbox
 from compress.machine import describe_machine
 from compress.report import measure_latency
@@ -94,6 +95,7 @@ def float_twin(artifact: Artifact, folder: pathlib.Path) -> Artifact:
         jax.tree.map(unbox, boxed, is_leaf=is_box),
         model_state=packed.first_inputs(weights)[0],
         batches=[read_golden(artifact)["symbolic"][0]],
+        input_scales=scales_of(artifact.manifest["inputs"]),
         platforms=[_platform()],
         static_batch=artifact.manifest["programs"]["static"]["batch"],
     )

@@ -22,6 +22,7 @@ from compress.export.program import (
     serving_function,
     with_batch,
 )
+from compress.export.scales import Scales, check_scales, scaled_inputs, with_scales
 from compress.export.shared import Shared
 from compress.export.state import given_at_sites, write_state
 from compress.export.storage import stored_bytes, write_arrays
@@ -59,6 +60,7 @@ def export(
     classifies: bool = True,
     classes: Sequence[str] | None = None,
     sample_rate: int | None = None,
+    input_scales: Scales | None = None,
     evaluate: Evaluate | None = None,
     config: Mapping[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
@@ -95,6 +97,9 @@ def export(
       classes: What the scores are of, by name, for whoever uses the artifact.
       sample_rate: Samples per second, if the input is sound `[batch, samples]`, int16
         or float32 in [-1, 1).
+      input_scales: For each input the size of one integer step, or None. An input with
+        a scale comes as the integers that `batches` hold, uint8 pixels for example;
+        `forward` gets `integer * scale` in float32, computed inside the artifact.
       evaluate: Computes figures with the artifact, for the manifest.
       config: The resolved config of the run, kept as `config.json`: with it
         `jax-compress upgrade` and `bench` find the model again.
@@ -117,12 +122,16 @@ def export(
     Lowering(lowering)  # refuses an unknown mode
     check_batches(batches, static_batch)
     batches = [tuple(jnp.asarray(x) for x in batch) for batch in batches]
+    scales = [None] * len(batches[0]) if input_scales is None else input_scales
+    check_scales(scales, batches)
+    forward = scaled_inputs(forward, scales)
     shared = _checked(shared, forward, transform)
     model = shipped_model(shared, params, state, model_state, batches[0])
     trained = model.trained(shared.trained)
     meaning = {"classes": classes and list(classes), "sample_rate": sample_rate}
     with new_artifact(final) as partial:
         content = _write(partial, model, batches[0], platforms, static_batch, lowering)
+        content["inputs"] = with_scales(content["inputs"], scales)
         content |= {key: x for key, x in meaning.items() if x is not None}
         _check_meaning(content)
         content["lowering"]["chunk"] = _chunk(model, trained, batches[0], lowering)

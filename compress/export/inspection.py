@@ -8,6 +8,7 @@ from compress.export.golden import check_golden
 from compress.export.lower import CARRIED_IN_FLOAT
 from compress.export.manifest import ArtifactError, member
 from compress.export.operations import check_integer_sites
+from compress.export.scales import described
 
 
 def verify_artifact(path: str | pathlib.Path) -> Iterator[str]:
@@ -31,11 +32,8 @@ def verify_artifact(path: str | pathlib.Path) -> Iterator[str]:
 
 
 def _signature(artifact: Artifact) -> str:
-    inputs, outputs = (
-        ", ".join(f"{s['dtype']}[{', '.join(map(str, s['shape']))}]" for s in specs)
-        for specs in (artifact.manifest["inputs"], artifact.manifest["outputs"])
-    )
-    return f"{inputs} -> {outputs}"
+    manifest = artifact.manifest
+    return f"{described(manifest['inputs'])} -> {described(manifest['outputs'])}"
 
 
 def _check_operations(artifact: Artifact) -> Iterator[str]:

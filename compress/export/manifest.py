@@ -15,6 +15,7 @@ from compress.export.schema import (
     number,
     positive,
     require,
+    scale,
     size,
     text_or_none,
 )
@@ -29,7 +30,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # A manifest is a few kilobytes per hundred sites; far more is not one of ours.
 _LARGEST_MANIFEST = 16 * 2**20
 
-_ARRAYS = [{"shape": [dimension], "dtype": str}]
+_ARRAY = {"shape": [dimension], "dtype": str}
 _PROGRAM = {
     "file": str,
     "prepare": str,
@@ -50,8 +51,8 @@ _SITE = {
     "reason": text_or_none,
 }
 _CONTENT = {
-    "inputs": _ARRAYS,
-    "outputs": _ARRAYS,
+    "inputs": [{**_ARRAY, "scale?": scale}],
+    "outputs": [_ARRAY],
     "programs": {"static": _PROGRAM, "symbolic": _PROGRAM},
     "platforms": [str],
     "sites": [_SITE],

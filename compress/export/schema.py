@@ -76,6 +76,11 @@ def number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def scale(value: Any) -> bool:
+    """The size of one integer step."""
+    return number(value) and 0 < value < float("inf")
+
+
 def batch(value: Any) -> bool:
     """The size of a batch, or the name of a free one."""
     return value == "batch" or positive(value)

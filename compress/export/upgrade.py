@@ -23,6 +23,7 @@ from compress.export.manifest import (
 )
 from compress.export.pack import MODEL_STATE, Packed
 from compress.export.place import new_artifact
+from compress.export.scales import scaled_inputs, scales_of, with_scales
 from compress.export.state import given_at_sites, read_state
 from compress.export.taps import Model
 from compress.export.verify import Difference
@@ -59,6 +60,7 @@ def upgrade(
     """
     final = pathlib.Path(path).absolute()
     manifest = read_upgradable(final)
+    forward = scaled_inputs(forward, scales_of(manifest["inputs"]))
     shapes, statistics = _shapes(params), _shapes(model_state)
     packed = read_packed(final, shapes, statistics)
     example = tuple(
@@ -170,6 +172,8 @@ def _refill(
         programs["static"]["batch"],
         manifest["lowering"]["mode"],
     )
+    scales = scales_of(manifest["inputs"])
+    written["inputs"] = with_scales(written["inputs"], scales)
     for key in ("inputs", "outputs"):
         if written[key] != manifest[key]:
             raise ArtifactError(
