@@ -161,21 +161,10 @@ def load(split: str, hold_out: str | None) -> dict[str, dict[str, np.ndarray]]:
         speaker; `speaker` on all recordings of speakers that nothing is trained on.
       hold_out: With `speaker`, whose: one name, or several with commas.
     """
-    if split not in ("official", "speaker"):
-        raise ValueError(
-            f"speech: data.split={split!r} must be 'official' or 'speaker'."
-        )
+    held_out = _held_out(split, hold_out)  # before anything is read
     data = spoken_digits.load()
     kept = data["index"]
-    if split == "official":
-        if hold_out is not None:
-            raise ValueError(
-                f"speech: data.hold_out={hold_out!r} is for split: speaker. Remove it, "
-                "or set split: speaker."
-            )
-        test = np.isin(kept, TEST)
-    else:
-        test = np.isin(data["speaker"], _held_out(hold_out))
+    test = np.isin(data["speaker"], held_out) if held_out else np.isin(kept, TEST)
     validation = ~test & np.isin(kept, _VALIDATION)
     parts = {"test": test, "validation": validation, "train": ~(test | validation)}
     return {
@@ -184,8 +173,19 @@ def load(split: str, hold_out: str | None) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _held_out(names: str | None) -> list[int]:
-    """Which of the speakers nothing is trained on."""
+def _held_out(split: str, names: str | None) -> list[int]:
+    """Which of the speakers nothing is trained on; none with the official split."""
+    if split not in ("official", "speaker"):
+        raise ValueError(
+            f"speech: data.split={split!r} must be 'official' or 'speaker'."
+        )
+    if split == "official":
+        if names is not None:
+            raise ValueError(
+                f"speech: data.hold_out={names!r} is for split: speaker. Remove it, "
+                "or set split: speaker."
+            )
+        return []
     found = (names or "").split(",")
     if not set(found) < set(SPEAKERS):
         raise ValueError(
