@@ -1,6 +1,7 @@
 """Every test runs under JAX's strictest settings, with shapes and dtypes checked."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -45,6 +46,10 @@ for profile, examples in {"jax": 6, "deep": 50}.items():
     )
 settings.load_profile("jax")
 
+
+# Traces are many objects that live on: looking through them as often as Python does by
+# default takes 5 % of the time.
+gc.set_threshold(20_000, 10, 10)
 
 # Where what XLA makes of a program is the subject.
 OPTIMIZED = (
