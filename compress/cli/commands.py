@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from compress import processes
 from compress.cli import flags
@@ -21,7 +23,7 @@ from compress.compare import compare as run_comparison
 from compress.compare import sweep as run_sweep
 from compress.compare.dry_run import dry_run, predictions_json, predictions_table
 from compress.compare.grid import speaker
-from compress.compare.launch import LOGS
+from compress.compare.launch import LOGS, run_on_ray
 from compress.config import Config, json_schema, load_config, read_value, row_config
 from compress.files import write_json
 from compress.report import (
@@ -91,8 +93,8 @@ def sweep(config_path: str) -> int:
     whole = _load(config_path)
     config = _single(whole).model_copy(update={"name": whole.name})
     root = pathlib.Path(flags.WORKDIR.value or f"runs/{whole.name}-sweep")
-    if flags.LAUNCHER.value == "slurm":
-        return _submit(config, root)
+    if flags.LAUNCHER.value != "local":
+        return _launch(config, root)
     say = (lambda line: None) if flags.QUIET.value else None
     shard = parse_shard(flags.SHARD.value) if flags.SHARD.value else None
     workers = flags.WORKERS.value
@@ -107,21 +109,37 @@ def sweep(config_path: str) -> int:
     return 1 if failed else 0
 
 
-def _submit(config: Config, root: pathlib.Path) -> int:
-    """Submits a sweep to Slurm."""
-    if flags.SHARD.value is not None or flags.JOBS.value is None:
-        raise CellError("--launcher=slurm: say --jobs, and leave --shard out.")
-    options = {}
-    for text in flags.SLURM.value:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise CellError(f"--slurm={text}: has no value; write --slurm=name=value.")
-        options[name] = read_value(value)
-    workers = flags.WORKERS.value
-    jobs = launch(config, root, jobs=flags.JOBS.value, options=options, workers=workers)
+def _launch(config: Config, root: pathlib.Path) -> int:
+    """Submits a sweep to Slurm, or runs it on a Ray cluster."""
+    launcher, count = flags.LAUNCHER.value, flags.JOBS.value
+    if flags.SHARD.value is not None or count is None:
+        raise CellError(f"--launcher={launcher}: say --jobs, and leave --shard out.")
+    if launcher == "ray":
+        options, workers = _options("ray", flags.RAY.value), flags.WORKERS.value
+        failed = run_on_ray(
+            config, root, jobs=count, options=options, workers=workers, say=print
+        )
+        print("The same command without --launcher reports.")
+        return 1 if failed else 0
+    options = _options("slurm", flags.SLURM.value)
+    jobs = launch(
+        config, root, jobs=count, options=options, workers=flags.WORKERS.value
+    )
     print(f"submitted: {', '.join(job.job_id for job in jobs)}; logs in {root / LOGS}")
     print("Once they are done, the same command without --launcher reports.")
     return 0
+
+
+def _options(flag: str, texts: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CellError(
+                f"--{flag}={text}: has no value; write --{flag}=name=value."
+            )
+        options[name] = read_value(value)
+    return options
 
 
 def report(runs: str) -> int:

@@ -60,17 +60,24 @@ SHARD = flags.DEFINE_string(
 LAUNCHER = flags.DEFINE_enum(
     "launcher",
     "local",
-    ["local", "slurm"],
-    "sweep: runs cells in processes here, or submits --jobs shards as a Slurm array.",
+    ["local", "slurm", "ray"],
+    "sweep: runs cells in processes here, submits --jobs shards as a Slurm array, or "
+    "runs them on the Ray cluster that RAY_ADDRESS names.",
 )
 JOBS = flags.DEFINE_integer(
-    "jobs", None, "sweep --launcher=slurm: how many jobs.", lower_bound=1
+    "jobs", None, "sweep --launcher=slurm or ray: how many jobs.", lower_bound=1
 )
 SLURM = flags.DEFINE_multi_string(
     "slurm",
     [],
     "sweep --launcher=slurm: what each job asks for, by submitit's names, "
     "--slurm=timeout_min=60, --slurm=slurm_partition=gpu; may be repeated.",
+)
+RAY = flags.DEFINE_multi_string(
+    "ray",
+    [],
+    "sweep --launcher=ray: what each job asks for, by Ray's names, --ray=num_cpus=4, "
+    "--ray=num_gpus=1; may be repeated.",
 )
 QUIET = flags.DEFINE_bool("quiet", False, "Shows no progress.")
 VERBOSE = flags.DEFINE_bool("traceback", False, "Shows where an error was raised.")
